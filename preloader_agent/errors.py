@@ -1,0 +1,169 @@
+"""Every error that the product raises on purpose.
+
+    PreloaderError
+    |-- InputError             what the user gave is wrong: exit code 2
+    |   |-- InvalidArchive     an image archive that cannot be turned into layers
+    |   |-- InvalidDisk        a disk, or the index on it, that is not what it claims to be
+    |   |-- InvalidValue       a digest, link or reference that is not well formed
+    |   `-- DigestMismatch     content whose SHA-256 is not the one that names it
+    |-- ToolError              another program failed: exit code 1
+    |   |-- ToolMissing        it is not installed
+    |   |-- ToolTooOld         it is installed, but lacks what we need
+    |   `-- CommandFailed      it ran and reported a failure
+    |-- MountError             mount(2) or umount(2) failed
+    |-- StoreError             Docker's store, or what stands in it, cannot be used
+    `-- VmError                a virtual machine did not do what it was asked within its bound
+
+Library code raises these; only the command lines print them and exit. The text says what failed, on which path or
+id, what was expected and found, and what to do. This module is on the guest's boot path: it imports nothing.
+"""
+
+from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_INVALID = 2
+EXIT_INTERRUPTED = 130
+
+
+class PreloaderError(Exception):
+    """The root of every error that is raised on purpose; `str()` of it is a message for a person."""
+
+    exit_code = EXIT_FAILED
+
+
+class InputError(PreloaderError):
+    """What the user gave is wrong."""
+
+    exit_code = EXIT_INVALID
+
+
+class InvalidArchive(InputError):
+    """An image archive that cannot be turned into layers."""
+
+    def __init__(self, archive: object, problem: str) -> None:
+        super().__init__(archive, problem)
+        self.archive = str(archive)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.problem}"
+
+
+class InvalidDisk(InputError):
+    """A disk, or the index on it, that is not what it claims to be."""
+
+    def __init__(self, disk: object, problem: str) -> None:
+        super().__init__(disk, problem)
+        self.disk = str(disk)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.disk}: {self.problem}"
+
+
+class InvalidValue(InputError):
+    """A digest, link or reference that is not well formed."""
+
+    def __init__(self, kind: str, found: object, expected: str) -> None:
+        super().__init__(kind, found, expected)
+        self.kind = kind
+        self.found = found
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.kind}: expected {self.expected}, found {self.found!r:.120}"
+
+
+class DigestMismatch(InputError):
+    """Content whose SHA-256 is not the one that names it."""
+
+    def __init__(self, what: str, expected: str, found: str) -> None:
+        super().__init__(what, expected, found)
+        self.what = what
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, found {self.found}; the content was damaged or changed"
+
+
+class ToolError(PreloaderError):
+    """Another program failed."""
+
+
+class ToolMissing(ToolError):
+    """A program is not installed."""
+
+    def __init__(self, tool: str, hint: str) -> None:
+        super().__init__(tool, hint)
+        self.tool = tool
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.tool} is not installed: {self.hint}"
+
+
+class ToolTooOld(ToolError):
+    """A program is installed, but lacks what we need."""
+
+    def __init__(self, tool: str, found: str, needed: str, hint: str) -> None:
+        super().__init__(tool, found, needed, hint)
+        self.tool = tool
+        self.found = found
+        self.needed = needed
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.tool} {self.found} is too old, {self.needed} is needed: {self.hint}"
+
+
+class CommandFailed(ToolError):
+    """A program ran and reported a failure."""
+
+    def __init__(self, argv: list[str], status: int, output: str) -> None:
+        super().__init__(argv, status, output)
+        self.argv = argv
+        self.status = status
+        self.output = output.strip()
+
+    def __str__(self) -> str:
+        how = f"exit status {self.status}" if self.status >= 0 else f"signal {-self.status}"
+        return f"{' '.join(self.argv)}: {how}: {self.output or 'no output'}"
+
+
+class MountError(PreloaderError):
+    """mount(2) or umount(2) failed."""
+
+    def __init__(self, action: str, target: str, errno: int, reason: str) -> None:
+        super().__init__(action, target, errno, reason)
+        self.action = action
+        self.target = target
+        self.errno = errno
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot {self.action} {self.target}: {self.reason}"
+
+
+class StoreError(PreloaderError):
+    """Docker's store, or what stands in it, cannot be used."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = str(path)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class VmError(PreloaderError):
+    """A virtual machine did not do what it was asked within its bound."""
+
+    def __init__(self, problem: str, console: str = "") -> None:
+        super().__init__(problem, console)
+        self.problem = problem
+        self.console = console
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n--- the console's last lines ---\n{self.console}" if self.console else self.problem

@@ -1,0 +1,1 @@
+"""The guest side: attached disks become part of Docker's store. What is imported here is part of the boot time."""

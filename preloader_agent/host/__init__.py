@@ -1,0 +1,1 @@
+"""The host side: image archives become disks, and disks reach virtual machines."""

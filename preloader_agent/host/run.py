@@ -1,0 +1,96 @@
+"""The one door to other programs.
+
+Every program is started with a list (no shell), without our standard input, in the C.UTF-8 locale, and with its own
+output in the error: a message such as "mke2fs: exit status 1: ... No space left on device" needs no second look.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from preloader_agent.errors import CommandFailed, ToolMissing
+
+OUTPUT_TAIL = 4000  # characters of a failed program's output that a person still reads
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our environment with a fixed locale; /usr/sbin is where mke2fs is, and not on every user's PATH."""
+    path = os.environ.get("PATH", os.defpath)
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin", **(extra or {})}
+
+
+def find_tool(name: str, hint: str) -> str:
+    """The path of a program, or ToolMissing with the hint on how to get it."""
+    found = shutil.which(name, path=environment()["PATH"])
+    if found is None:
+        raise ToolMissing(name, hint)
+    return found
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: IO[bytes] | bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    ok: Sequence[int] = (0,),
+    timeout: float | None = None,
+) -> str:
+    """Run a program to its end and return its standard output.
+
+    Raises CommandFailed when its exit status is not in `ok` or `timeout` seconds have passed, ToolMissing when it is
+    not there.
+    """
+    words = [str(word) for word in argv]
+    given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+    try:
+        done = subprocess.run(words, capture_output=True, env=environment(env), timeout=timeout, check=False, **given)  # type: ignore[call-overload]  # input and stdin exclude each other
+    except FileNotFoundError as err:
+        raise ToolMissing(words[0], "install it, or put it on PATH") from err
+    except subprocess.TimeoutExpired as err:
+        raise CommandFailed(words, -9, f"not finished after {timeout:g} s") from err
+    if done.returncode not in ok:
+        output = (done.stderr + done.stdout).decode(errors="replace")
+        raise CommandFailed(words, done.returncode, output[-OUTPUT_TAIL:])
+    return str(done.stdout.decode(errors="surrogateescape"))
+
+
+@contextmanager
+def feed(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
+    """Run a program that reads a stream from us; leaving the block ends the stream and waits for it.
+
+    Raises CommandFailed when the program fails, also when it dies in the middle of the stream.
+    """
+    words = [str(word) for word in argv]
+    with (
+        tempfile.TemporaryFile() as log,  # not a pipe: nobody reads it while we write
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(env)) as program,
+    ):
+        assert program.stdin is not None
+        try:
+            yield program.stdin
+            program.stdin.close()
+        except BrokenPipeError:
+            pass  # it died early: its status and output, below, say why
+        except BaseException:
+            program.kill()
+            raise
+        status = program.wait()
+        if status != 0:
+            log.seek(0)
+            raise CommandFailed(words, status, log.read().decode(errors="replace")[-OUTPUT_TAIL:])
+
+
+def start(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program that runs beside us (QEMU, dockerd); its output goes to `log`. The caller ends it."""
+    words = [str(word) for word in argv]
+    try:
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
+    except FileNotFoundError as err:
+        raise ToolMissing(words[0], "install it, or put it on PATH") from err
