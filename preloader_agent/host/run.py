@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -76,8 +76,9 @@ def feed(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) ->
         try:
             yield program.stdin
             program.stdin.close()
-        except BrokenPipeError:
-            pass  # it died early: its status and output, below, say why
+        except BrokenPipeError:  # it died early: its status and output, below, say why
+            with suppress(BrokenPipeError):
+                program.stdin.close()
         except BaseException:
             program.kill()
             raise
