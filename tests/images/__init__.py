@@ -1,0 +1,23 @@
+"""Real image archives for the tests, made by the tests: see `catalogue` for what is in them."""
+
+from tests.images.archive import Image, Layout, SymlinkTo, oci_members, old_members, write_docker_archive, write_members
+from tests.images.catalogue import app_image, busybox_image, edge_image, implied_parents_image, untagged_image
+from tests.images.layer import Entry, Layer, make_layer
+
+__all__ = [
+    "Entry",
+    "Image",
+    "Layer",
+    "Layout",
+    "SymlinkTo",
+    "app_image",
+    "busybox_image",
+    "edge_image",
+    "implied_parents_image",
+    "make_layer",
+    "oci_members",
+    "old_members",
+    "untagged_image",
+    "write_docker_archive",
+    "write_members",
+]
