@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from preloader_agent.errors import CommandFailed, ToolMissing
 
@@ -48,9 +48,9 @@ def run(
     not there.
     """
     words = [str(word) for word in argv]
-    given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+    given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
     try:
-        done = subprocess.run(words, capture_output=True, env=environment(env), timeout=timeout, check=False, **given)  # type: ignore[call-overload]  # input and stdin exclude each other
+        done = subprocess.run(words, capture_output=True, env=environment(env), timeout=timeout, check=False, **given)
     except FileNotFoundError as err:
         raise ToolMissing(words[0], "install it, or put it on PATH") from err
     except subprocess.TimeoutExpired as err:
@@ -58,7 +58,7 @@ def run(
     if done.returncode not in ok:
         output = (done.stderr + done.stdout).decode(errors="replace")
         raise CommandFailed(words, done.returncode, output[-OUTPUT_TAIL:])
-    return str(done.stdout.decode(errors="surrogateescape"))
+    return str(done.stdout, errors="surrogateescape")
 
 
 @contextmanager

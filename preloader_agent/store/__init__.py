@@ -1,1 +1,1 @@
-"""The contract between host and guest: Docker's words, the store's layout and the disk's index. Pure, and cheap to import."""
+"""The contract between host and guest: Docker's words, the store's layout, the disk's index. Pure, cheap to import."""

@@ -1,0 +1,184 @@
+"""preload.json: the index of a disk, the contract between host and guest.
+
+Everything read here comes from a disk and is untrusted: `parse_index` returns only values that were checked, with
+ChainIDs that follow from the DiffIDs and a content digest that follows from the images. A reader refuses an unknown
+format number, and ignores fields that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from preloader_agent.errors import InvalidDisk, InvalidValue
+from preloader_agent.store.digest import (
+    MAX_LAYERS,
+    CacheID,
+    ChainID,
+    DiffID,
+    Digest,
+    ImageID,
+    Link,
+    chain_ids,
+    sha256_digest,
+)
+from preloader_agent.store.reference import Reference
+
+FORMAT = 1
+LABEL_PREFIX = "dpl-"
+MAX_INDEX_BYTES = 16 << 20  # 125 layers take about 40 kB; a larger index is a mistake or an attack
+
+
+class Platform(NamedTuple):
+    """What an image runs on."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+class LayerRecord(NamedTuple):
+    """A layer on a disk; `size` is the sum that dockerd would report, in bytes."""
+
+    diff_id: DiffID
+    chain_id: ChainID
+    cache_id: CacheID
+    link: Link
+    size: int
+
+
+class ImageRecord(NamedTuple):
+    """An image on a disk; `chain` is the ChainIDs of its layers, base first."""
+
+    image_id: ImageID
+    references: tuple[Reference, ...]
+    repo_digests: tuple[Reference, ...]
+    platform: Platform
+    chain: tuple[ChainID, ...]
+    size: int
+
+    @property
+    def name(self) -> str:
+        """What a person calls the image: its first reference, or the short image ID that Docker shows."""
+        return self.references[0] if self.references else self.image_id.hex[:12]
+
+
+class DiskIndex(NamedTuple):
+    """What is on a disk. Images and layers are sorted; a layer that images share stands once."""
+
+    images: tuple[ImageRecord, ...]
+    layers: tuple[LayerRecord, ...]
+    created_by: str
+
+    @property
+    def content_digest(self) -> Digest:
+        """What two disks with the same images and references have in common, and no others."""
+        return content_digest(self.images)
+
+    @property
+    def label(self) -> str:
+        """The file system label, 16 bytes: `dpl-` and 12 hex digits of the content digest."""
+        return LABEL_PREFIX + self.content_digest.hex[:12]
+
+    def layers_by_chain(self) -> dict[ChainID, LayerRecord]:
+        """The layers by ChainID."""
+        return {layer.chain_id: layer for layer in self.layers}
+
+
+def content_digest(images: tuple[ImageRecord, ...]) -> Digest:
+    """The digest of the format and of each image's ID, references and repo digests, whatever their order."""
+    content = sorted([i.image_id, sorted(i.references), sorted(i.repo_digests)] for i in images)
+    return sha256_digest(json.dumps([FORMAT, content], separators=(",", ":")).encode())
+
+
+def encode_index(index: DiskIndex) -> bytes:
+    """The bytes of preload.json; the same index gives the same bytes."""
+    document = {
+        "format": FORMAT,
+        "content_digest": index.content_digest,
+        "created_by": index.created_by,
+        "images": [
+            {
+                "id": image.image_id,
+                "references": image.references,
+                "repo_digests": image.repo_digests,
+                "platform": image.platform._asdict(),
+                "chain": image.chain,
+                "size": image.size,
+            }
+            for image in index.images
+        ],
+        "layers": [layer._asdict() for layer in index.layers],
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def parse_index(content: bytes, disk: str) -> DiskIndex:
+    """Read and check preload.json; `disk` names it in errors. Raises InvalidDisk."""
+    try:
+        document = json.loads(content)
+        found = document["format"]
+        if found != FORMAT:
+            raise InvalidDisk(
+                disk, f"disk format {found!r:.20}, this version reads format {FORMAT}: update docker-preloader"
+            )
+        layers = tuple(_parse_layer(layer) for layer in document["layers"])
+        images = tuple(_parse_image(image) for image in document["images"])
+        index = DiskIndex(images, layers, _text(document.get("created_by", "")))
+        _check_chains(index)
+        if document["content_digest"] != index.content_digest:
+            raise InvalidValue("content digest", document["content_digest"], index.content_digest)
+    except (InvalidValue, KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
+        reason = f"field {err} is missing" if isinstance(err, KeyError) else str(err)
+        raise InvalidDisk(disk, f"its index is not valid: {reason:.300}; build the disk again") from err
+    return index
+
+
+def _parse_layer(layer: dict[str, Any]) -> LayerRecord:
+    return LayerRecord(
+        DiffID(layer["diff_id"]),
+        ChainID(layer["chain_id"]),
+        CacheID(layer["cache_id"]),
+        Link(layer["link"]),
+        _size(layer["size"]),
+    )
+
+
+def _parse_image(image: dict[str, Any]) -> ImageRecord:
+    platform = image["platform"]
+    chain = tuple(ChainID(chain) for chain in image["chain"])
+    if len(chain) > MAX_LAYERS:
+        raise InvalidValue("number of layers", len(chain), f"at most {MAX_LAYERS}")
+    return ImageRecord(
+        ImageID(image["id"]),
+        tuple(Reference(reference) for reference in image["references"]),
+        tuple(Reference(reference) for reference in image["repo_digests"]),
+        Platform(_text(platform["os"]), _text(platform["architecture"]), _text(platform.get("variant", ""))),
+        chain,
+        _size(image["size"]),
+    )
+
+
+def _check_chains(index: DiskIndex) -> None:
+    """Each image's chain is made of layers of this disk, and is the one that follows from their DiffIDs."""
+    layers = index.layers_by_chain()
+    for image in index.images:
+        expected = tuple(chain_ids(layers[chain].diff_id for chain in image.chain))
+        if image.chain != expected:
+            raise InvalidValue(f"chain of image {image.name}", image.chain[-1], expected[-1])
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise InvalidValue("size", value, "a number of bytes")
+    return value
+
+
+def _text(value: object) -> str:
+    """A short text that cannot harm a terminal or a log."""
+    if not isinstance(value, str) or len(value) > 200 or not value.isprintable():
+        raise InvalidValue("text", value, "at most 200 printable characters")
+    return value
