@@ -2,6 +2,7 @@
 
 from tests.images.archive import Image, Layout, SymlinkTo, oci_members, old_members, write_docker_archive, write_members
 from tests.images.catalogue import app_image, busybox_image, edge_image, implied_parents_image, untagged_image
+from tests.images.debian import debian_base_image, debian_image
 from tests.images.layer import Entry, Layer, make_layer
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "SymlinkTo",
     "app_image",
     "busybox_image",
+    "debian_base_image",
+    "debian_image",
     "edge_image",
     "implied_parents_image",
     "make_layer",
