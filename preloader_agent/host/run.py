@@ -34,15 +34,16 @@ def find_tool(name: str, hint: str) -> str:
     return found
 
 
-def run(
+def run(  # noqa: PLR0913 - each is one property of a process
     argv: Sequence[str | Path],
     *,
     stdin: IO[bytes] | bytes | None = None,
     env: Mapping[str, str] | None = None,
     ok: Sequence[int] = (0,),
     timeout: float | None = None,
+    with_stderr: bool = False,
 ) -> str:
-    """Run a program to its end and return its standard output.
+    """Run a program to its end and return its standard output, and before it its standard error if asked.
 
     Raises CommandFailed when its exit status is not in `ok` or `timeout` seconds have passed, ToolMissing when it is
     not there.
@@ -58,7 +59,7 @@ def run(
     if done.returncode not in ok:
         output = (done.stderr + done.stdout).decode(errors="replace")
         raise CommandFailed(words, done.returncode, output[-OUTPUT_TAIL:])
-    return str(done.stdout, errors="surrogateescape")
+    return str(done.stderr + done.stdout if with_stderr else done.stdout, errors="surrogateescape")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ format number, and ignores fields that it does not know.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from preloader_agent.errors import InvalidDisk, InvalidValue
@@ -76,22 +77,27 @@ class DiskIndex(NamedTuple):
     @property
     def content_digest(self) -> Digest:
         """What two disks with the same images and references have in common, and no others."""
-        return content_digest(self.images)
+        return content_digest((image.image_id, image.references, image.repo_digests) for image in self.images)
 
     @property
     def label(self) -> str:
-        """The file system label, 16 bytes: `dpl-` and 12 hex digits of the content digest."""
-        return LABEL_PREFIX + self.content_digest.hex[:12]
+        """The file system label that goes with the content digest."""
+        return disk_label(self.content_digest)
 
     def layers_by_chain(self) -> dict[ChainID, LayerRecord]:
         """The layers by ChainID."""
         return {layer.chain_id: layer for layer in self.layers}
 
 
-def content_digest(images: tuple[ImageRecord, ...]) -> Digest:
+def content_digest(images: Iterable[tuple[ImageID, Iterable[Reference], Iterable[Reference]]]) -> Digest:
     """The digest of the format and of each image's ID, references and repo digests, whatever their order."""
-    content = sorted([i.image_id, sorted(i.references), sorted(i.repo_digests)] for i in images)
+    content = sorted([image, sorted(references), sorted(repo_digests)] for image, references, repo_digests in images)
     return sha256_digest(json.dumps([FORMAT, content], separators=(",", ":")).encode())
+
+
+def disk_label(digest: Digest) -> str:
+    """The file system label that goes with a content digest: 16 bytes, `dpl-` and 12 hex digits."""
+    return LABEL_PREFIX + digest.hex[:12]
 
 
 def encode_index(index: DiskIndex) -> bytes:

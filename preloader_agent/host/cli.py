@@ -1,0 +1,111 @@
+"""The `preloader` command: the only place of the host side that prints and exits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from preloader_agent import __version__
+from preloader_agent.errors import EXIT_INTERRUPTED, PreloaderError
+from preloader_agent.host.disk import build_disk
+from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.store.index import DiskIndex, encode_index
+
+_INPUT = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the disk's index as JSON, and nothing else.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Turn container images into small disks that virtual machines attach instead of loading the images."""
+
+
+@cli.command()
+@click.argument("archives", metavar="ARCHIVE...", nargs=-1, required=True, type=_INPUT)
+@click.option("-o", "--output", metavar="DISK.qcow2", required=True, type=_INPUT, help="The disk to write.")
+@_JSON
+def build(archives: tuple[Path, ...], output: Path, as_json: bool) -> None:
+    """Write the images of docker-archives (`docker save`) to a read-only disk.
+
+    No root, daemon or VM is needed. An existing disk is replaced once the new one is complete.
+    """
+    with _progress_bar(is_shown=not as_json and sys.stderr.isatty()) as progress:
+        index = build_disk(archives, output, progress)
+    _print_index(index, output, as_json=as_json)
+
+
+@cli.command()
+@click.argument("disk", type=_INPUT)
+@_JSON
+def inspect(disk: Path, as_json: bool) -> None:
+    """Show what is on a raw or qcow2 disk."""
+    _print_index(inspect_disk(disk), disk, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command and exit: 0 done, 1 the operation failed, 2 invalid input or usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except PreloaderError as err:
+        click.echo(f"preloader: {err}", err=True)
+        sys.exit(err.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("preloader: interrupted; nothing was written", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status or 0)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends us as Ctrl-C does: what is not finished is removed on the way out."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _progress_bar(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
+        task = bar.add_task("reading archives", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total or None)
+
+
+def _print_index(index: DiskIndex, disk: Path, *, as_json: bool) -> None:
+    if as_json:
+        document = json.loads(encode_index(index))
+        click.echo(json.dumps({"disk": str(disk), "label": index.label, **document}))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    size = _human_size(disk.stat().st_size)
+    console.print(f"{disk}: label {index.label}, {len(index.images)} images, {len(index.layers)} layers, {size}")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("IMAGE", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE"):
+        table.add_column(heading, no_wrap=True, overflow="ignore")
+    for image in index.images:
+        names = "\n".join(image.references) or "<none>"
+        table.add_row(
+            names, image.image_id.hex[:12], str(image.platform), str(len(image.chain)), _human_size(image.size)
+        )
+    console.print(table)
+
+
+def _human_size(size: float) -> str:
+    """A size as Docker shows it: decimal units, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

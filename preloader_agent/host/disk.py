@@ -1,0 +1,102 @@
+"""Archives become a disk: `build_disk` is the host pipeline, top to bottom.
+
+archive -> images -> geometry -> one tar stream into mke2fs -> what mke2fs lost -> qcow2 -> one rename. Nothing but the
+finished disk ever has the output's name, and a failure leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from preloader_agent import __version__
+from preloader_agent.errors import PreloaderError
+from preloader_agent.host.archive import Image, LayerSource, open_images
+from preloader_agent.host.e2fsprogs import check_version, complete, make_filesystem
+from preloader_agent.host.geometry import survey
+from preloader_agent.host.run import find_tool, run
+from preloader_agent.host.storewriter import StoreWriter
+from preloader_agent.store.digest import ChainID
+from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, content_digest, disk_label
+
+# Called with the stage that is under way, and how many of how many bytes of it are done.
+Progress = Callable[[str, int, int], None]
+
+
+def build_disk(archives: Sequence[Path], output: Path, progress: Progress = lambda *_: None) -> DiskIndex:
+    """Write the images of some docker-archives to a qcow2 disk of format 1, and return its index.
+
+    An existing `output` is replaced at the very end. Raises InputError for what the archives hold, ToolError for
+    e2fsprogs and qemu-img, and PreloaderError when the disk cannot be written.
+    """
+    check_version()
+    find_tool("qemu-img", "`apt install qemu-utils`")
+    with open_images(archives) as images, _staging(output) as folder:
+        layers = unique_layers(images)
+        geometry = survey(layers, images)
+        digest = content_digest((image.image_id, image.references, ()) for image in images)
+        raw, finished = folder / "disk.raw", folder / "disk.qcow2"
+        with make_filesystem(raw, geometry, disk_label(digest), str(uuid.UUID(digest.hex[:32]))) as pipe:
+            writer = StoreWriter(pipe)
+            index = _write_layers(writer, images, layers, progress)
+            writer.finish(images, index)
+        progress("completing the file system", 0, 0)
+        complete(raw, writer.completions)
+        progress("converting to qcow2", 0, 0)
+        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, finished])
+        _publish(finished, output)
+    return index
+
+
+def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
+    """Every layer of some images once, each after its parent."""
+    return list({layer.chain_id: layer for image in images for layer in image.layers}.values())
+
+
+def _write_layers(
+    writer: StoreWriter, images: Sequence[Image], layers: Sequence[LayerSource], progress: Progress
+) -> DiskIndex:
+    total, done = sum(layer.member.size for layer in layers), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("writing layers", done, total)
+
+    records = {layer.chain_id: writer.add_layer(layer, advance) for layer in layers}
+    return DiskIndex(
+        tuple(_image_record(image, records) for image in images),
+        tuple(sorted(records.values(), key=lambda record: record.chain_id)),
+        f"docker-preloader {__version__}",
+    )
+
+
+def _image_record(image: Image, records: Mapping[ChainID, LayerRecord]) -> ImageRecord:
+    chain = tuple(layer.chain_id for layer in image.layers)
+    size = sum(records[layer].size for layer in chain)
+    return ImageRecord(image.image_id, image.references, (), image.platform, chain, size)
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A folder beside the output, on the same file system, for what is not finished."""
+    try:
+        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+            yield Path(folder)
+    except OSError as err:
+        raise PreloaderError(f"{output}: cannot be written: {err.strerror or err}") from err
+
+
+def _publish(finished: Path, output: Path) -> None:
+    """Give a finished disk its name: read-only, on stable storage, in one step."""
+    finished.chmod(0o444)
+    descriptor = os.open(finished, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    finished.replace(output)

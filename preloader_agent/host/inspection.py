@@ -1,0 +1,22 @@
+"""What is on a disk: `inspect_disk` reads a raw or qcow2 image, without a mount and without root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from preloader_agent.errors import InvalidDisk
+from preloader_agent.host.ext4 import Ext4, open_image
+from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, parse_index
+from preloader_agent.store.layout import INDEX_NAME
+
+
+def inspect_disk(path: Path) -> DiskIndex:
+    """The index of a disk. Raises InvalidDisk for anything that is not a sound disk of a known format."""
+    with Ext4(open_image(path)) as filesystem:
+        content = filesystem.read(INDEX_NAME.encode(), MAX_INDEX_BYTES)
+        if content is None:
+            raise InvalidDisk(path, f"has no {INDEX_NAME}; expected a disk made by `preloader build`")
+        index = parse_index(content, str(path))
+        if filesystem.label != index.label:
+            raise InvalidDisk(path, f"is labelled {filesystem.label!r:.40}, its content says {index.label}")
+    return index

@@ -1,0 +1,248 @@
+"""Layer tars as dockerd reads them: members with their raw bytes, in one forward pass.
+
+Python's `tarfile` is not used for layers: it takes a damaged header for the end of the archive, decodes names, and
+hides the raw header bytes that tar-split records. The rules are those of Go's archive/tar, which decides what dockerd
+accepts: https://github.com/golang/go/tree/master/src/archive/tar (reader.go, strconv.go).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from preloader_agent.errors import InvalidArchive
+from preloader_agent.store.digest import DiffID
+
+BLOCK = 512
+CHUNK = 1 << 20
+MAX_SPECIAL = 1 << 20  # bytes in a PAX header or GNU long name; Go's maxSpecialFileSize
+
+REG, LNK, SYM, CHR, BLK, DIR, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+GLOBAL_HEADER = b"g"
+_HEADER_ONLY = frozenset((LNK, SYM, CHR, BLK, DIR, FIFO))
+_XATTR_PREFIX = b"SCHILY.xattr."
+_ZERO_BLOCK = bytes(BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a layer tar; `raw` is every byte since the data of the member before it."""
+
+    name: bytes
+    type: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    linkname: bytes
+    device: tuple[int, int]
+    raw: bytes
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class LayerTar:
+    """A layer's tar stream: iterate over its members, take each one's data, then ask for `tail` and `diff_id`.
+
+    A member's data must be read with `data`, or passed over with `skip_data`, before the next member is asked for.
+    Raises InvalidArchive, naming `layer`, for what dockerd would not read either.
+    """
+
+    def __init__(self, stream: BinaryIO, layer: str) -> None:
+        self._stream = stream
+        self._layer = layer
+        self._hash = hashlib.sha256()
+        self._raw = bytearray()
+        self._unread = 0
+        self._padding = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        while (member := self._next_member()) is not None:
+            self._unread = member.size
+            self._padding = -member.size % BLOCK
+            yield member
+
+    def data(self) -> Iterator[bytes]:
+        """The data of the member that was yielded last, in chunks."""
+        while self._unread:
+            chunk = self._stream.read(min(self._unread, CHUNK))
+            if not chunk:
+                raise self._invalid("it ends within a file; the archive is truncated")
+            self._unread -= len(chunk)
+            self._hash.update(chunk)
+            yield chunk
+
+    def skip_data(self) -> None:
+        """Pass over the data without reading it; the stream must be seekable, and `diff_id` means nothing then."""
+        self._stream.seek(self._unread, 1)
+        self._unread = 0
+
+    def tail(self) -> Iterator[bytes]:
+        """What follows the last member: its padding, the two zero blocks, and whatever the writer put behind them."""
+        yield bytes(self._raw)
+        self._raw.clear()
+        while chunk := self._stream.read(CHUNK):
+            self._hash.update(chunk)
+            yield chunk
+
+    @property
+    def diff_id(self) -> DiffID:
+        """The digest of the whole stream, once the tail has been read."""
+        return DiffID(f"sha256:{self._hash.hexdigest()}")
+
+    def _invalid(self, problem: str) -> InvalidArchive:
+        return InvalidArchive(self._layer, problem)
+
+    def _read_raw(self, size: int) -> bytes:
+        """Read bytes that tar-split records as they are."""
+        content = self._stream.read(size)
+        self._hash.update(content)
+        self._raw += content
+        return content
+
+    def _read_block(self) -> bytes:
+        """A header block, b"" at the end of the stream."""
+        block = self._read_raw(BLOCK)
+        if block and len(block) < BLOCK:
+            raise self._invalid("it ends within a header; the archive is truncated")
+        return block
+
+    def _next_member(self) -> Member | None:
+        if len(self._read_raw(self._padding)) < self._padding and self._unread:
+            raise self._invalid("it ends within a file; the archive is truncated")
+        pax: dict[bytes, bytes] = {}
+        long_name = long_link = b""
+        while True:
+            block = self._read_header()
+            if block is None:
+                return None
+            kind = block[156:157]
+            if kind == b"x":
+                pax = self._parse_pax(self._read_special(block))
+            elif kind == b"L":
+                long_name = _until_nul(self._read_special(block))
+            elif kind == b"K":
+                long_link = _until_nul(self._read_special(block))
+            else:
+                member = self._parse_member(block, pax, long_name, long_link)
+                self._raw.clear()
+                return member
+
+    def _read_header(self) -> bytes | None:
+        """The next header block with a valid checksum, or None at the end of the archive."""
+        block = self._read_block()
+        if not block:
+            return None
+        if block == _ZERO_BLOCK:
+            second = self._read_block()
+            if second and second != _ZERO_BLOCK:
+                raise self._invalid("a zero block stands between two headers; the archive is damaged")
+            return None
+        stored = _parse_octal(block[148:156])
+        unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+        if stored not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])):
+            raise self._invalid("a tar header has a wrong checksum; the archive is damaged")
+        return block
+
+    def _read_special(self, block: bytes) -> bytes:
+        size = self._number(block[124:136])
+        if not 0 <= size <= MAX_SPECIAL:
+            raise self._invalid(
+                f"a tar header of type {block[156:157]!r} has {size} bytes, at most {MAX_SPECIAL} are read"
+            )
+        content = self._read_raw(size)
+        padding = -size % BLOCK
+        if len(content) < size or len(self._read_raw(padding)) < padding:
+            raise self._invalid("it ends within a header; the archive is truncated")
+        return content
+
+    def _parse_pax(self, content: bytes) -> dict[bytes, bytes]:
+        records: dict[bytes, bytes] = {}
+        while content:
+            digits, _, _ = content.partition(b" ")
+            length = int(digits) if digits.isdigit() else 0
+            key, equals, value = content[len(digits) + 1 : length].partition(b"=")
+            if length > len(content) or not equals or not key or not value.endswith(b"\n"):
+                raise self._invalid("a PAX header is not well formed; the archive is damaged")
+            records[key] = value[:-1]
+            content = content[length:]
+        return records
+
+    def _parse_member(self, block: bytes, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes) -> Member:
+        name = pax.get(b"path") or long_name or _ustar_name(block)
+        kind = block[156:157]
+        if kind == b"\0":
+            kind = DIR if name.endswith(b"/") else REG
+        if kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
+            raise self._invalid(
+                f"{_show(name)} is a sparse member, which docker cannot save again; add it without --sparse"
+            )
+        if kind not in _HEADER_ONLY and kind not in (REG, GLOBAL_HEADER):
+            raise self._invalid(f"{_show(name)} has tar type {kind!r}, which dockerd refuses, too")
+        size = self._pax_number(pax, b"size", block[124:136])
+        if kind == GLOBAL_HEADER:
+            self._read_special(block)
+            size, name = 0, name or b"pax_global_header"
+        return Member(
+            name=name,
+            type=kind,
+            mode=self._number(block[100:108]) & 0o7777,
+            uid=self._pax_number(pax, b"uid", block[108:116]),
+            gid=self._pax_number(pax, b"gid", block[116:124]),
+            size=0 if kind in _HEADER_ONLY else size,
+            mtime_ns=_pax_time(pax[b"mtime"]) if b"mtime" in pax else self._number(block[136:148]) * 10**9,
+            linkname=pax.get(b"linkpath") or long_link or _until_nul(block[157:257]),
+            device=(self._number(block[329:337]), self._number(block[337:345])) if kind in (CHR, BLK) else (0, 0),
+            raw=bytes(self._raw),
+            xattrs={key[len(_XATTR_PREFIX) :]: value for key, value in pax.items() if key.startswith(_XATTR_PREFIX)},
+        )
+
+    def _pax_number(self, pax: dict[bytes, bytes], key: bytes, otherwise: bytes) -> int:
+        value = pax.get(key)
+        if not value:
+            return self._number(otherwise)
+        if not value.isdigit():
+            raise self._invalid(f"PAX record {_show(key)} is not a number: {_show(value)}")
+        return int(value)
+
+    def _number(self, text: bytes) -> int:
+        """A number of a header: octal digits, or base 256 when the first bit is set (GNU)."""
+        if text[0] & 0x80:
+            return int.from_bytes(bytes([text[0] & 0x7F | (text[0] & 0x40) << 1]) + text[1:], "big", signed=True)
+        number = _parse_octal(text)
+        if number is None:
+            raise self._invalid(f"a tar header holds {text!r} where a number is expected; the archive is damaged")
+        return number
+
+
+def _parse_octal(text: bytes) -> int | None:
+    digits = _until_nul(text.strip(b" \0"))
+    try:
+        return int(digits or b"0", 8)
+    except ValueError:
+        return None
+
+
+def _pax_time(text: bytes) -> int:
+    """Seconds with a fraction, as nanoseconds since 1970; Go cuts what is finer."""
+    seconds, _, fraction = text.partition(b".")
+    nanoseconds = int((fraction + b"000000000")[:9])
+    whole = int(seconds or b"0")
+    return whole * 10**9 + (-nanoseconds if text.startswith(b"-") else nanoseconds)
+
+
+def _ustar_name(block: bytes) -> bytes:
+    name = _until_nul(block[:100])
+    prefix = _until_nul(block[345:500]) if block[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _until_nul(text: bytes) -> bytes:
+    return text.partition(b"\0")[0]
+
+
+def _show(name: bytes) -> str:
+    """A member's name for a message."""
+    return ascii(name.decode(errors="surrogateescape"))

@@ -1,0 +1,151 @@
+"""From the members of a layer tar to the nodes of an overlay2 tree, as dockerd's `ApplyDiff` would unpack them.
+
+Pure: members in, nodes out, in the order in which they can be written. Whiteouts become 0/0 character devices at the
+end of the layer (a file of the same name wins over them), opaque markers become `trusted.overlay.opaque` on their
+directory, and parents that no member names are implied. What dockerd refuses is refused here (moby pkg/archive,
+Unpack and overlayWhiteoutConverter; tar-split, "duplicates of file paths not supported").
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from preloader_agent.errors import InvalidArchive
+from preloader_agent.host.tarstream import CHR, DIR, GLOBAL_HEADER, LNK, REG, SYM, Member
+
+WHITEOUT_PREFIX = b".wh."
+OPAQUE_MARKER = b".wh..wh..opq"
+OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
+# Docker gives what no member describes the time of unpacking; the same input must give the same bytes here.
+IMPLIED_MTIME_NS = 0
+# What ext4 can hold, and what debugfs' command language can write.
+_XATTR_NAME = re.compile(rb"(?:user|trusted|security|system)\.[!#-~][ !#-~]{0,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One name in a layer's tree; `path` is relative to it, without "." and "..". `target` is a link's."""
+
+    path: bytes
+    type: bytes
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = IMPLIED_MTIME_NS
+    target: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class LayerTree:
+    """The tree of one layer, as far as its members have been added.
+
+    Raises InvalidArchive, naming `layer`, for members that dockerd refuses.
+    """
+
+    def __init__(self, layer: str) -> None:
+        self._layer = layer
+        self._names: set[bytes] = set()
+        self._types: dict[bytes, bytes] = {b"": DIR}
+        self._implied: set[bytes] = set()
+        self._whiteouts: dict[bytes, Node] = {}
+        self.opaque: list[bytes] = []
+
+    def add(self, member: Member) -> Iterator[Node]:
+        """The nodes that a member adds; only the last one can have data."""
+        self._refuse_duplicate(member)
+        path = _clean(member.name)
+        if member.type == GLOBAL_HEADER or not path:
+            return  # dockerd ignores "./", too: a container's "/" is its own upper directory
+        parent, name = posixpath.split(path)
+        if name == OPAQUE_MARKER:
+            yield from self._imply(parent, member)
+            self.opaque.append(parent)
+        elif name.startswith(WHITEOUT_PREFIX):
+            yield from self._imply(parent, member)
+            self._add_whiteout(posixpath.join(parent, name[len(WHITEOUT_PREFIX) :]), member)
+        else:
+            yield from self._imply(parent, member)
+            yield self._add_node(path, member)
+
+    def whiteouts(self) -> Iterator[Node]:
+        """What hides the names of lower layers: written last, because a file of the same name wins."""
+        yield from self._whiteouts.values()
+
+    def _invalid(self, member: Member, problem: str) -> InvalidArchive:
+        return InvalidArchive(self._layer, f"{_show(member.name)} {problem}")
+
+    def _refuse_duplicate(self, member: Member) -> None:
+        name = posixpath.normpath(member.name)
+        if name in self._names:
+            raise self._invalid(member, "stands in it twice, which dockerd refuses, too")
+        self._names.add(name)
+
+    def _imply(self, path: bytes, member: Member) -> Iterator[Node]:
+        """The parents that are not there yet, outermost first."""
+        if path in self._whiteouts:
+            raise self._invalid(member, f"is below {_show(path)}, which a whiteout removes")
+        known = self._types.get(path)
+        if known == DIR:
+            return
+        if known is not None:
+            raise self._invalid(member, f"is below {_show(path)}, which is not a directory")
+        yield from self._imply(posixpath.dirname(path), member)
+        self._types[path] = DIR
+        self._implied.add(path)
+        yield Node(path, DIR)
+
+    def _add_whiteout(self, path: bytes, member: Member) -> None:
+        if path in self._types or path.endswith(b"/"):
+            raise self._invalid(member, "removes what the same layer adds, which dockerd refuses, too")
+        self._whiteouts[path] = Node(path, CHR, 0, member.uid, member.gid)
+
+    def _add_node(self, path: bytes, member: Member) -> Node:
+        if path in self._implied and member.type != DIR:
+            raise self._invalid(member, "replaces a directory that the same layer fills; that cannot be on a disk")
+        for name in member.xattrs:
+            if not _XATTR_NAME.fullmatch(name):
+                raise self._invalid(member, f"has an xattr {_show(name)}, which ext4 cannot hold")
+        self._implied.discard(path)
+        self._whiteouts.pop(path, None)
+        self._types[path] = member.type
+        node = Node(
+            path,
+            member.type,
+            member.mode,
+            member.uid,
+            member.gid,
+            member.size,
+            max(member.mtime_ns, 0),  # dockerd sets times before 1970 to 1970
+            member.linkname,
+            member.device,
+            member.xattrs,
+        )
+        return self._resolve_hard_link(node, member) if member.type == LNK else node
+
+    def _resolve_hard_link(self, node: Node, member: Member) -> Node:
+        target = _clean(member.linkname)
+        if self._types.get(target, DIR) == DIR:
+            raise self._invalid(member, f"is a hard link to {_show(target)}, which is not in the layer")
+        return replace(node, target=target)
+
+
+def size_of(node: Node) -> int:
+    """What a node adds to the size that dockerd reports for its layer, in bytes (moby pkg/directory)."""
+    if node.type == REG:
+        return node.size
+    return len(node.target) if node.type == SYM else 0
+
+
+def _clean(name: bytes) -> bytes:
+    """A name relative to the layer's root: absolute names and ".." are clamped there, as in a chroot."""
+    return posixpath.normpath(b"/" + name).lstrip(b"/")
+
+
+def _show(name: bytes) -> str:
+    """A name for a message."""
+    return ascii(name.decode(errors="surrogateescape"))
