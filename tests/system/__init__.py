@@ -1,0 +1,1 @@
+"""Needs root: loop devices, a real dockerd, systemd-nspawn."""
