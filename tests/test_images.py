@@ -72,7 +72,7 @@ def test_shared_layer_is_stored_once(tmp_path: Path) -> None:
 def test_oci_index_leads_to_the_manifests(tmp_path: Path) -> None:
     members = read_members(images.write_docker_archive(all_images(), tmp_path / "all.tar", "oci"))
     index = json.loads(members["index.json"])["manifests"]
-    names = [entry["annotations"]["io.containerd.image.name"] for entry in index if "annotations" in entry]
+    names = [entry["annotations"]["io.containerd.image.name"] for entry in index]
     assert names[:3] == ["docker.io/library/busybox:test", "docker.io/library/app:1", "docker.io/example/app:1.0"]
     for entry in index:
         manifest = members[f"blobs/sha256/{entry['digest'].removeprefix('sha256:')}"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import stat
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ def write_members(members: Mapping[str, Member], path: Path) -> Path:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(folders | members.keys(), key=lambda name: name.split("/")):
             if name in folders:
-                archive.addfile(_tar_info(name, tarfile.DIRTYPE, 0o755))
+                archive.addfile(_tar_info(name, tarfile.DIRTYPE, stat.S_IFDIR | 0o755))
             else:
                 _add_member(archive, name, members[name])
     return path
@@ -102,20 +103,22 @@ def write_members(members: Mapping[str, Member], path: Path) -> Path:
 
 def _add_member(archive: tarfile.TarFile, name: str, member: Member) -> None:
     if isinstance(member, SymlinkTo):
-        info = _tar_info(name, tarfile.SYMTYPE, 0o777)
+        info = _tar_info(name, tarfile.SYMTYPE, stat.S_IFLNK | 0o777)
         info.linkname = member.target
         archive.addfile(info)
         return
     layer = member if isinstance(member, Layer) else Layer(member)
-    info = _tar_info(name, tarfile.REGTYPE, 0o644)
+    info = _tar_info(name, tarfile.REGTYPE, stat.S_IFREG | 0o644)
     info.size = layer.size
     with layer.open() as stream:
         archive.addfile(info, stream)
 
 
 def _tar_info(name: str, type_: bytes, mode: int) -> tarfile.TarInfo:
+    """As dockerd has it: the type's bits in the mode (until Docker 24), and no date for the two lists of all images."""
     info = tarfile.TarInfo(name)
-    info.type, info.mode, info.mtime = type_, mode, EPOCH_NS // 10**9
+    info.type, info.mode = type_, mode
+    info.mtime = 0 if name in ("manifest.json", "repositories") else EPOCH_NS // 10**9
     return info
 
 
@@ -129,35 +132,35 @@ def old_members(images: Iterable[Image]) -> dict[str, Member]:
     manifest: list[Json] = []
     repositories: dict[str, dict[str, str]] = {}
     for image in images:
-        folders = _v1_folders(image, members)
+        folders = _v1_configurations(image)
         for folder, layer in zip(folders, image.layers, strict=True):
             tar = f"{folder}/layer.tar"
+            members |= {f"{folder}/VERSION": b"1.0", f"{folder}/json": folders[folder]}
             if tar not in members:
                 first = stored.setdefault(layer.diff_id, tar)
                 members[tar] = layer if first == tar else SymlinkTo(f"../{first}")
         members[f"{_hex(image.image_id)}.json"] = image.config_bytes
         manifest.append(_manifest_entry(image, f"{_hex(image.image_id)}.json", [f"{f}/layer.tar" for f in folders]))
-        _add_references(repositories, image, folders[-1] if folders else "")
+        _add_references(repositories, image, next(reversed(folders), ""))
     members["manifest.json"] = to_json(manifest) + b"\n"
     if repositories:
-        members["repositories"] = to_json(repositories) + b"\n"
+        members["repositories"] = to_json(dict(sorted(repositories.items()))) + b"\n"
     return members
 
 
-def _v1_folders(image: Image, members: dict[str, Member]) -> list[str]:
-    """Add VERSION and json of each layer; returns the folders' names, the v1 ids."""
-    folders: list[str] = []
+def _v1_configurations(image: Image) -> dict[str, bytes]:
+    """What Docker before 1.10 knew of each layer: its v1 id, base first, and its configuration."""
+    found: dict[str, bytes] = {}
+    parent: Json = {}
     for chain_id in image.chain_ids:
         is_top = chain_id == image.chain_ids[-1]
-        v1: Json = {"created": CREATED if is_top else "1970-01-01T00:00:00Z", "container_config": {"Cmd": None}}
+        v1: Json = {**parent, "created": CREATED if is_top else "1970-01-01T00:00:00Z", "os": "linux"}
         if is_top:
             v1 |= {"config": dict(image.config), "architecture": ARCHITECTURE}
-        v1 |= {"os": "linux"} | ({"parent": folders[-1]} if folders else {})
         name = _hex(sha256(to_json({**v1, "layer_id": chain_id})))
-        members[f"{name}/VERSION"] = b"1.0"
-        members[f"{name}/json"] = to_json({"id": name, **v1})
-        folders.append(name)
-    return folders
+        found[name] = to_json({"id": name, **v1})
+        parent = {"parent": name}
+    return found
 
 
 # --- the layout since Docker 25 -----------------------------------------------------------------------------------
@@ -176,6 +179,7 @@ def oci_members(images: Iterable[Image]) -> dict[str, Member]:
             {"schemaVersion": 2, "mediaType": _media_type("manifest.v1+json"), "config": config, "layers": layers}
         )
         members |= {_blob(layer.diff_id): layer for layer in image.layers}
+        members |= {_blob(sha256(v1)): v1 for v1 in _v1_configurations(image).values()}  # nothing refers to them
         members |= {_blob(image.image_id): image.config_bytes, _blob(sha256(oci_manifest)): oci_manifest}
         index += _index_entries(image, oci_manifest)
         entry = _manifest_entry(image, _blob(image.image_id), [_blob(diff_id) for diff_id in image.diff_ids])
@@ -184,12 +188,12 @@ def oci_members(images: Iterable[Image]) -> dict[str, Member]:
     members["index.json"] = to_json({"schemaVersion": 2, "mediaType": _media_type("index.v1+json"), "manifests": index})
     members["manifest.json"] = to_json(manifest) + b"\n"
     if repositories:
-        members["repositories"] = to_json(repositories) + b"\n"
+        members["repositories"] = to_json(dict(sorted(repositories.items()))) + b"\n"
     return members
 
 
 def _index_entries(image: Image, manifest: bytes) -> list[Json]:
-    """One entry per name, or one without names."""
+    """One entry per name; dockerd leaves images without a name out of the index."""
     entry = _descriptor("manifest.v1+json", sha256(manifest), len(manifest))
     return [
         {
@@ -197,7 +201,7 @@ def _index_entries(image: Image, manifest: bytes) -> list[Json]:
             "annotations": {"io.containerd.image.name": _full(ref), "org.opencontainers.image.ref.name": _tag(ref)},
         }
         for ref in image.references
-    ] or [entry]
+    ]
 
 
 def _descriptor(kind: str, digest: str, size: int) -> Json:

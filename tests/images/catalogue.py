@@ -121,6 +121,8 @@ def _kinds() -> list[Entry]:
         file("edge/megabyte", bytes(range(256)) * 4100),
         directory("edge/sticky", 0o3777),
         file("edge/no-mode", "x", 0),
+        file("edge/type-in-mode", "x", 0o104750),  # layers that dockerd itself wrote have S_IFREG and the like in it
+        directory("edge/type-in-mode-folder", 0o40711),
         symlink("edge/absolute", "/etc/passwd"),
         symlink("edge/dangling", "../nowhere/at/all").at(HALF_SECOND).owned(1, 2),
         symlink("edge/long-target", "/".join(["t" * 50] * 20)),
