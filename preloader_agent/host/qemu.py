@@ -1,0 +1,225 @@
+"""The machine: what it is made of, and the QEMU command line that makes it.
+
+Everything that can be decided before QEMU runs is decided here and is pure: `qemu_command` turns a `VmConfig` into
+arguments, and `choose_accelerator` turns what was probed into an accelerator and a processor.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from preloader_agent.host.run import run
+
+QEMU = "qemu-system-x86_64"
+SERIAL_LENGTH = 20  # what the guest sees of a virtio-blk serial number
+PORTS_PER_SLOT = 8  # functions of one PCI slot
+FIRST_PORT_SLOT = 0x10  # below are the machine's own devices
+
+# What a guest of packaging/build-guest boots with. condition_needs_update=0: no ldconfig and the like at a boot that
+# nobody keeps. mitigations=off and the short list of security modules take a quarter off an emulated boot.
+GUEST_APPEND = (
+    "root=LABEL=guest-root console=ttyS0 quiet mitigations=off tsc=reliable 8250.nr_uarts=1"
+    " lsm=landlock,yama,apparmor systemd.condition_needs_update=0"
+)
+
+
+@dataclass(frozen=True)
+class VmConfig:
+    """A guest to run. `disks` are attached read-only from the start, `spare_ports` more can be hot-plugged."""
+
+    kernel: Path
+    initrd: Path
+    root_disk: Path
+    append: str = GUEST_APPEND
+    memory_mib: int = 1024
+    cores: int = 2
+    disks: tuple[Path, ...] = ()
+    spare_ports: int = 4
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    console_log: Path | None = None
+    user_network: bool = False
+
+
+@dataclass(frozen=True)
+class VmFiles:
+    """Where a machine's sockets, overlay and logs are: in one throw-away folder, but for a chosen console log."""
+
+    folder: Path
+    console_log: Path | None = None
+
+    @property
+    def qmp(self) -> Path:
+        """The monitor's socket."""
+        return self.folder / "qmp"
+
+    @property
+    def agent(self) -> Path:
+        """The socket at the other end of the guest agent's virtio-serial port."""
+        return self.folder / "agent"
+
+    @property
+    def overlay(self) -> Path:
+        """What the guest writes to its root disk."""
+        return self.folder / "root.qcow2"
+
+    @property
+    def output(self) -> Path:
+        """What QEMU itself says."""
+        return self.folder / "qemu.log"
+
+    @property
+    def console(self) -> Path:
+        """What the guest says on its serial console."""
+        return self.console_log or self.folder / "console.log"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How the guest's instructions are run, and which processor it sees."""
+
+    accel: str
+    cpu: str
+
+
+def kvm_works(kvm: Path, cpuinfo: Path, machine: str) -> bool:
+    """Whether KVM can run a guest here.
+
+    On x86 a /dev/kvm without vmx or svm (a nested one that emulates) opens, and then hangs at "Booting from ROM".
+    """
+    try:
+        os.close(os.open(kvm, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    if machine not in {"x86_64", "i686"}:
+        return True
+    return re.search(r"^flags\b.*\b(vmx|svm)\b", cpuinfo.read_text(), re.MULTILINE) is not None
+
+
+def choose_accelerator(kvm: bool, qemu_major: int) -> Accelerator:
+    """KVM where it works, else emulation with the best processor that this QEMU emulates correctly."""
+    if kvm:
+        return Accelerator("kvm", "host")
+    # QEMU 7.2's TCG corrupts RFLAGS at CMPXCHG16B: kernels since about 6.6 double-fault in kmalloc.
+    return Accelerator("tcg,thread=multi", "max" if qemu_major >= 8 else "Nehalem,-cx16")
+
+
+def find_accelerator() -> Accelerator:
+    """Probe this host."""
+    version = re.search(r"version (\d+)", run([QEMU, "--version"]))
+    works = kvm_works(Path("/dev/kvm"), Path("/proc/cpuinfo"), platform.machine())
+    return choose_accelerator(works, int(version[1]) if version else 0)
+
+
+def disk_serial(disk: Path) -> str:
+    """What tells a disk from others in the guest: its file's name, which is the label that the builder gave it."""
+    return disk.stem[:SERIAL_LENGTH]
+
+
+def read_only_node(name: str, disk: Path) -> dict[str, object]:
+    """A qcow2 block node. Read-only nodes of one file are shared by any number of machines, and lock writers out."""
+    return {
+        "driver": "qcow2",
+        "node-name": name,
+        "read-only": True,
+        "file": {"driver": "file", "filename": str(disk.absolute())},
+    }
+
+
+def disk_device(device: str, node: str, port: str, serial: str) -> dict[str, object]:
+    """A virtio-blk disk on a root port.
+
+    The explicit address matters: without it a second device on the same port is accepted, and no guest ever sees it.
+    """
+    return {"driver": "virtio-blk-pci", "id": device, "drive": node, "bus": port, "addr": "0x0", "serial": serial}
+
+
+def port_names(config: VmConfig) -> list[str]:
+    """The root ports, in order: first those of the disks that are there from the start, then the spare ones."""
+    return [f"port{number}" for number in range(len(config.disks) + config.spare_ports)]
+
+
+def cold_disk_id(number: int) -> str:
+    """The device id of the `number`th disk of the configuration."""
+    return f"disk{number}"
+
+
+def qemu_command(config: VmConfig, files: VmFiles, accelerator: Accelerator) -> list[str]:
+    """The whole command line."""
+    return [
+        *(QEMU, "-no-user-config", "-nodefaults", "-display", "none"),
+        # What no guest of ours uses costs it drivers to load: AHCI alone brings libata and scsi_mod.
+        *("-machine", "q35,sata=off,smbus=off,i8042=off,vmport=off"),
+        *("-accel", accelerator.accel, "-cpu", accelerator.cpu),
+        *("-m", str(config.memory_mib), "-smp", str(config.cores)),
+        *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", config.append),
+        *("-serial", f"file:{_escaped(str(files.console))}"),
+        *("-chardev", f"socket,id=qmp,path={_escaped(str(files.qmp))},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *_root_disk(files),
+        *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=agent,path={_escaped(str(files.agent))},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *_network(config),
+        *_ports(config),
+        *_cold_disks(config),
+        *(word for name, value in config.credentials.items() for word in ("-smbios", _credential(name, value))),
+    ]
+
+
+def _escaped(value: str) -> str:
+    """A value in QEMU's key=value,... syntax."""
+    return value.replace(",", ",,")
+
+
+def _options(values: Mapping[str, object]) -> str:
+    driver, *rest = (_escaped(str(value)) for value in values.values())
+    return ",".join([driver, *(f"{key}={value}" for key, value in zip(list(values)[1:], rest, strict=True))])
+
+
+def _root_disk(files: VmFiles) -> list[str]:
+    node = {
+        "driver": "qcow2",
+        "node-name": "root",
+        # Nobody reads the overlay after this machine: a flush to the host's disk is time for nothing.
+        "cache": {"no-flush": True},
+        "file": {"driver": "file", "filename": str(files.overlay), "cache": {"no-flush": True}},
+    }
+    return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=root,serial=root"]
+
+
+def _network(config: VmConfig) -> list[str]:
+    return ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"] if config.user_network else []
+
+
+def _ports(config: VmConfig) -> list[str]:
+    words = []
+    for number, name in enumerate(port_names(config)):
+        slot, function = divmod(number, PORTS_PER_SLOT)
+        place = f"addr={FIRST_PORT_SLOT + slot:#x}.{function:#x},multifunction=on"
+        words += ["-device", f"pcie-root-port,id={name},chassis={number + 1},{place}"]
+    return words
+
+
+def _cold_disks(config: VmConfig) -> list[str]:
+    words = []
+    for number, (disk, port) in enumerate(zip(config.disks, port_names(config), strict=False)):
+        device = cold_disk_id(number)
+        node = f"{device}-node"
+        words += ["-blockdev", json.dumps(read_only_node(node, disk))]
+        words += ["-device", _options(disk_device(device, node, port, disk_serial(disk)))]
+    return words
+
+
+def _credential(name: str, value: str) -> str:
+    """A system credential for systemd; SMBIOS strings are printable ASCII, all else is sent in base64."""
+    if value.isascii() and value.isprintable():
+        return f"type=11,value=io.systemd.credential:{_escaped(f'{name}={value}')}"
+    encoded = base64.b64encode(value.encode()).decode()
+    return f"type=11,value=io.systemd.credential.binary:{_escaped(name)}={encoded}"

@@ -1,0 +1,124 @@
+"""QEMU's monitor: commands, events, and a disk's way in and out of a running machine.
+
+`qemu.qmp` is asyncio; who drives a test is not. This facade owns a loop that runs only while somebody waits, bounds
+each wait, and turns each failure into a VmError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
+from preloader_agent.errors import VmError
+from preloader_agent.host.qemu import disk_device, read_only_node
+from preloader_agent.host.waiting import tries
+
+ANSWER_TIMEOUT = 30.0
+UNPLUG_RETRY = 10.0  # a request that comes before the guest listens to its hot-plug controller is lost
+
+T = TypeVar("T")
+
+
+class Monitor:
+    """A connection to the monitor of one running QEMU."""
+
+    def __init__(self, socket: Path) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = QMPClient("vm")
+        try:
+            self._run(self._client.connect(str(socket)), ANSWER_TIMEOUT, "QMP greeting")
+        except VmError:
+            self._loop.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect. The other end may be gone already."""
+        if self._loop.is_closed():
+            return
+        with suppress(VmError):
+            self._run(self._client.disconnect(), ANSWER_TIMEOUT, "QMP disconnect")
+        self._loop.close()
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Run a QMP command and return its answer."""
+        what = f"QMP {command}"
+        return self._run(self._client.execute(command, dict(arguments or {})), ANSWER_TIMEOUT, what)
+
+    @contextmanager
+    def listening(self, *names: str) -> Iterator[EventListener]:
+        """Collect the events of these names that happen inside the block, none that happened before."""
+        self.execute("query-status")  # events arrive in order: after this answer, the old ones have been dispatched
+        with self._client.listener(names) as listener:
+            yield listener
+
+    def next_event(self, listener: EventListener, timeout: float, what: str) -> Message:
+        """Wait for the next event of a listener."""
+        return self._run(listener.get(), timeout, what)
+
+    def attach_disk(self, device: str, disk: Path, port: str, serial: str) -> None:
+        """Plug a qcow2 file, read-only, into a free root port. After a failure the machine is as it was."""
+        node = f"{device}-node"
+        self.execute("blockdev-add", read_only_node(node, disk))
+        try:
+            self.execute("device_add", disk_device(device, node, port, serial))
+        except VmError:
+            with suppress(VmError):  # the first failure is the one to report
+                self.execute("blockdev-del", {"node-name": node})
+            raise
+
+    def detach_disk(self, device: str, timeout: float) -> None:
+        """Unplug a disk and close its file. The guest has to let go of it: it cannot refuse, but it can be slow."""
+        with self.listening("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as listener:
+            self.execute("device_del", {"id": device})
+            for left in tries(timeout, pause=0):
+                if self._is_deleted(listener, device, min(left, UNPLUG_RETRY)):
+                    break
+                self._ask_again(device)
+            else:
+                raise VmError(f"unplug {device}: the guest has not let go of it after {timeout:g} s")
+        self.execute("blockdev-del", {"node-name": f"{device}-node"})
+
+    def _is_deleted(self, listener: EventListener, device: str, timeout: float) -> bool:
+        """Wait for the event that is about `device`; a virtio device's backend sends one of its own, without an id."""
+        for left in tries(timeout, pause=0):
+            try:
+                event = self.next_event(listener, max(left, 0.1), f"unplug {device}")
+            except VmError as err:
+                if isinstance(err.__cause__, TimeoutError):
+                    return False
+                raise
+            if _device_of(event) != device:
+                continue
+            if event["event"] == "DEVICE_UNPLUG_GUEST_ERROR":
+                raise VmError(f"unplug {device}: the guest refused")
+            return True
+        return False
+
+    def _ask_again(self, device: str) -> None:
+        try:
+            self.execute("device_del", {"id": device})
+        except VmError as err:
+            # "already in the process of unplug": the first request is still alive, go on waiting
+            if not isinstance(err.__cause__, ExecuteError):
+                raise
+
+    def _run(self, work: Coroutine[object, object, T], timeout: float, what: str) -> T:
+        async def bounded() -> T:
+            return await asyncio.wait_for(work, timeout)
+
+        try:
+            return self._loop.run_until_complete(bounded())
+        except TimeoutError as err:
+            raise VmError(f"{what}: no answer after {timeout:g} s") from err
+        except (QMPError, OSError, EOFError) as err:
+            raise VmError(f"{what}: {err or 'QEMU is gone'}") from err
+
+
+def _device_of(event: Message) -> object:
+    about = event.get("data")
+    return about.get("device") if isinstance(about, dict) else None

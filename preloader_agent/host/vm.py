@@ -1,0 +1,246 @@
+"""A guest in QEMU, for as long as a `with` block lasts.
+
+    with Vm(config) as vm:
+        vm.wait_booted()
+        vm.succeed("docker images")
+        device = vm.attach(disk)
+        vm.detach(device)
+
+Every wait is bounded, and a failure carries the end of the guest's console. The root disk is an overlay in a folder
+that the block takes with it: the guest's files, which many machines share, are never written. A machine that was shut
+down or crashed can be started again on its overlay, until the block ends.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from preloader_agent.errors import VmError
+from preloader_agent.host.machine import Machine
+from preloader_agent.host.qemu import (
+    VmConfig,
+    VmFiles,
+    cold_disk_id,
+    disk_serial,
+    find_accelerator,
+    port_names,
+    qemu_command,
+)
+from preloader_agent.host.run import run
+from preloader_agent.host.waiting import tries
+
+BOOT_TIMEOUT = 300.0  # 20 s on an idle host under TCG; a busy one is several times slower
+COMMAND_TIMEOUT = 120.0
+QUIT_TIMEOUT = 10.0
+CONSOLE_LINES = 30
+CONTROL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?!]*[a-zA-Z]|\][^\x07\x1b]*(\x07|\x1b\\)?|[()].|c)|\r")
+
+log = logging.getLogger(__name__)
+
+
+class State(enum.Enum):
+    """Where a machine is in its life."""
+
+    OFF = "off"
+    RUNNING = "running"
+    CLOSED = "closed"
+
+
+class Ending(enum.Enum):
+    """Which step of the ladder ended a machine."""
+
+    POWEROFF = "the guest powered off"
+    QUIT = "QEMU quit"
+    KILL = "QEMU was killed"
+
+
+class Vm:
+    """One guest, driven from outside."""
+
+    def __init__(self, config: VmConfig) -> None:
+        self.config = config
+        self._state = State.OFF
+        self._folder = tempfile.TemporaryDirectory(prefix="dpl-vm-", ignore_cleanup_errors=True)
+        self._files = VmFiles(Path(self._folder.name), config.console_log)
+        self._machine: Machine | None = None
+        self._ports: dict[str, str] = {}
+        self._attached = 0
+
+    @property
+    def state(self) -> State:
+        """Where this machine is in its life."""
+        return self._state
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start QEMU, with the disks of the configuration; the guest boots while we return."""
+        if self._state is not State.OFF:
+            raise VmError(f"cannot start a machine that is {self._state.value}")
+        if not self._files.overlay.exists():
+            root = self.config.root_disk.absolute()
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", root, self._files.overlay])
+        disks = range(len(self.config.disks))
+        self._ports = dict(zip(map(cold_disk_id, disks), port_names(self.config), strict=False))
+        self._attached = len(self.config.disks)
+        with self._told():
+            self._machine = Machine(qemu_command(self.config, self._files, find_accelerator()), self._files)
+        self._enter(State.RUNNING)
+
+    def wait_booted(self, timeout: float = BOOT_TIMEOUT) -> None:
+        """Wait until the guest's jobs at boot are done, whether all its units came up or not."""
+        with self._told():
+            self._running.shell.sync(timeout)
+            for left in tries(timeout):
+                _, state = self._running.shell.execute("systemctl is-system-running --wait", max(left, QUIT_TIMEOUT))
+                if state.strip() in {"running", "degraded"}:
+                    return
+            raise VmError(f"the guest has not booted after {timeout:g} s: {state.strip()}")
+
+    def execute(self, command: str, timeout: float = COMMAND_TIMEOUT) -> tuple[int, str]:
+        """Run a shell command in the guest; its exit status, and its output and errors in one text."""
+        with self._told():
+            return self._running.shell.execute(command, timeout)
+
+    def succeed(self, command: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run a shell command that must succeed, and return its output."""
+        status, output = self.execute(command, timeout)
+        if status != 0:
+            raise self._problem(f"{command}: expected exit status 0, got {status}: {output.strip() or 'no output'}")
+        return output
+
+    def fail(self, command: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run a shell command that must fail, and return its output."""
+        status, output = self.execute(command, timeout)
+        if status == 0:
+            raise self._problem(f"{command}: expected a failure, got exit status 0: {output.strip() or 'no output'}")
+        return output
+
+    def wait_for_unit(self, unit: str, timeout: float = COMMAND_TIMEOUT) -> None:
+        """Wait until a unit is active; a unit that has failed is not waited for."""
+        for _ in tries(timeout):
+            state = self.succeed(f"systemctl show --property=ActiveState --value -- {unit}").strip()
+            if state == "active":
+                return
+            if state == "failed":
+                raise self._problem(f"{unit} has failed:\n{self.execute(f'systemctl status --no-pager -- {unit}')[1]}")
+        raise self._problem(f"{unit} is not active after {timeout:g} s, but {state}")
+
+    def wait_until_succeeds(self, command: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run a shell command again and again until it succeeds, and return its output."""
+        for left in tries(timeout):
+            status, output = self.execute(command, max(left, QUIT_TIMEOUT))
+            if status == 0:
+                return output
+        raise self._problem(f"{command}: has not succeeded in {timeout:g} s: {output.strip() or 'no output'}")
+
+    def attach(self, disk: Path) -> str:
+        """Hot-plug a qcow2 file, read-only; the id of the new device. The guest sees the file's name as its serial."""
+        free = [port for port in port_names(self.config) if port not in self._ports.values()]
+        if not free:
+            raise VmError(f"cannot attach {disk}: all {len(self._ports)} ports are taken, see VmConfig.spare_ports")
+        device = cold_disk_id(self._attached)  # a number is never used twice: a late event cannot be mistaken
+        self._attached += 1
+        with self._told():
+            self._running.monitor.attach_disk(device, disk, free[0], disk_serial(disk))
+        self._ports[device] = free[0]
+        log.info("attached %s as %s on %s", disk, device, free[0])
+        return device
+
+    def detach(self, device: str, timeout: float = 60.0) -> None:
+        """Hot-unplug a disk and wait until the guest has let go of it. It cannot refuse: ask its agent first."""
+        with self._told():
+            self._running.monitor.detach_disk(device, timeout)
+        del self._ports[device]
+        log.info("detached %s", device)
+
+    def reboot(self, timeout: float = BOOT_TIMEOUT) -> None:
+        """Reboot the guest in an orderly way and wait until it is up again. Attached disks stay attached."""
+        with self._told():
+            monitor = self._running.monitor
+            with monitor.listening("RESET") as listener:
+                self._running.shell.order("systemctl --no-block reboot", COMMAND_TIMEOUT)
+                monitor.next_event(listener, timeout, "reboot")
+        self.wait_booted(timeout)
+
+    def shutdown(self, timeout: float = 60.0) -> Ending:
+        """Power the guest off; if it does not within the bound, quit QEMU; if that does not, kill it."""
+        machine = self._running
+        ladder = (
+            (Ending.POWEROFF, machine.power_off, timeout),
+            (Ending.QUIT, machine.quit, QUIT_TIMEOUT),
+        )
+        reached = Ending.KILL
+        for ending, ask, bound in ladder:
+            with suppress(VmError):  # who cannot be asked is dealt with by the next step
+                ask()
+            if machine.has_ended(bound):
+                reached = ending
+                break
+        self.crash()
+        log.info("ended: %s", reached.value)
+        return reached
+
+    def crash(self) -> None:
+        """Pull the plug: QEMU is killed, and what the guest has not written to its disk is lost."""
+        if self._machine is not None:
+            self._machine.cut()
+            self._machine = None
+        if self._state is State.RUNNING:
+            self._enter(State.OFF)
+
+    def close(self) -> None:
+        """End the machine and remove its folder. Its overlay goes with it, so nothing is powered off first."""
+        self.crash()
+        self._folder.cleanup()
+        self._enter(State.CLOSED)
+
+    def console(self) -> str:
+        """What the guest has said on its serial console."""
+        with suppress(FileNotFoundError):
+            text = self._files.console.read_text(errors="replace")
+            return CONTROL_SEQUENCE.sub("", text)
+        return ""
+
+    @property
+    def _running(self) -> Machine:
+        if self._machine is None:
+            raise VmError(f"the machine is {self._state.value}")
+        return self._machine
+
+    def _enter(self, state: State) -> None:
+        log.debug("machine in %s: %s -> %s", self._files.folder, self._state.value, state.value)
+        self._state = state
+
+    def _problem(self, problem: str) -> VmError:
+        return VmError(problem, "\n".join(self.console().splitlines()[-CONSOLE_LINES:]))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Give the errors of the block the console's last lines, and QEMU's own words if it has ended."""
+        try:
+            yield
+        except VmError as err:
+            problem = err.problem
+            if self._machine is not None and self._machine.has_ended(0):
+                problem += f" (QEMU ended: {self._machine.last_words()})"
+            raise self._problem(problem) from err.__cause__
