@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from preloader_agent.host.run import run
 
@@ -45,6 +46,11 @@ class VmConfig:
     credentials: Mapping[str, str] = field(default_factory=dict)
     console_log: Path | None = None
     user_network: bool = False
+
+    @classmethod
+    def of_guest(cls, folder: Path) -> Self:
+        """A guest that packaging/build-guest made, with nothing attached; `dataclasses.replace` adds to it."""
+        return cls(kernel=folder / "vmlinuz", initrd=folder / "initrd", root_disk=folder / "disk.qcow2")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""Carrying out a plan: each operation is idempotent, and a crash between any two system calls leaves a store that
+dockerd can use and the next pass completes.
+
+A layer exists once its record is renamed into place, an image once its configuration is. What dockerd must find whole
+is on stable storage before repositories.json names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+from preloader_agent.errors import StoreError
+from preloader_agent.guest import log
+from preloader_agent.guest.mounts import sync_filesystem
+from preloader_agent.guest.plan import AddImage, AddLayer, Operation, Plan, PointLayer, RemoveImage, RemoveLayer
+from preloader_agent.guest.storestate import marker_path
+from preloader_agent.store.digest import ChainID
+from preloader_agent.store.layout import (
+    LAYER_DIRECTORY_MODE,
+    LAYERDB_DIRECTORY_MODE,
+    LAYERDB_FILE_MODE,
+    PRIVATE_FILE_MODE,
+    STORE_DIRECTORIES,
+    Store,
+    link_target,
+)
+
+
+def apply_plan(plan: Plan, store: Store) -> None:
+    """Change the store as planned; nothing is touched when there is nothing to do. Raises StoreError."""
+    if not plan.operations:
+        return
+    try:
+        _make_directories(store)
+        for operation, line in zip(plan.operations, plan.describe(), strict=True):
+            log.debug("applying %s", line)
+            _apply(operation, store)
+    except OSError as err:
+        raise StoreError(
+            err.filename or store.root, f"cannot be changed: {err.strerror}; the next pass goes on from here"
+        ) from err
+
+
+def write_file(path: str, content: bytes, mode: int, *, is_durable: bool = True) -> None:
+    """Write a whole file in one step: under another name in the same directory, then renamed."""
+    temporary = f"{path}.docker-preloader"
+    with open(temporary, "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        if is_durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _make_directories(store: Store) -> None:
+    if not os.path.isdir(store.root):
+        os.makedirs(store.root, mode=0o710)
+    for name, mode in STORE_DIRECTORIES:
+        path = f"{store.root}/{name}"
+        if not os.path.isdir(path):
+            os.mkdir(path)
+            os.chmod(path, mode)
+
+
+def _apply(operation: Operation, store: Store) -> None:
+    if isinstance(operation, RemoveImage):
+        _remove_file(store.image_config(operation.image_id))
+        _remove_tree(store.image_metadata(operation.image_id))
+    elif isinstance(operation, RemoveLayer):
+        _remove_layer(operation, store)
+    elif isinstance(operation, PointLayer):
+        _replace_symlink(operation.diff, store.diff(operation.cache_id))
+        _replace_symlink(operation.tar_split, store.tar_split(operation.chain_id))
+    elif isinstance(operation, AddLayer):
+        _add_layer(operation, store)
+    elif isinstance(operation, AddImage):
+        _add_image(operation, store)
+    else:
+        sync_filesystem(store.root)
+        write_file(store.repositories, operation.repositories.encode(), PRIVATE_FILE_MODE)
+
+
+def _add_layer(layer: AddLayer, store: Store) -> None:
+    place = store.layer(layer.cache_id)
+    _make_directory(place, LAYER_DIRECTORY_MODE)
+    _replace_symlink(layer.diff, store.diff(layer.cache_id))
+    _write_new(f"{place}/link", layer.link, LAYERDB_FILE_MODE)
+    if layer.lower:
+        _write_new(f"{place}/lower", layer.lower, LAYERDB_FILE_MODE)
+    _write_new(f"{place}/committed", "", PRIVATE_FILE_MODE)
+    _replace_symlink(link_target(layer.cache_id), f"{store.links}/{layer.link}")
+    _add_record(layer, store)
+
+
+def _add_record(layer: AddLayer, store: Store) -> None:
+    """Stage the layer's record, and rename it into place; a broken one that dockerd passes over gives way."""
+    staged = f"{store.layerdb_staging}/docker-preloader-{layer.chain_id.hex}"
+    _remove_tree(staged)
+    _make_directory(staged, LAYERDB_DIRECTORY_MODE)
+    values = {"diff": layer.diff_id, "cache-id": layer.cache_id, "size": str(layer.size), "parent": layer.parent}
+    for name, value in values.items():
+        if value is not None:
+            _write_new(f"{staged}/{name}", value, LAYERDB_FILE_MODE)
+    os.symlink(layer.tar_split, f"{staged}/tar-split.json.gz")
+    _retire_record(layer.chain_id, store)
+    os.rename(staged, store.layer_record(layer.chain_id))
+
+
+def _add_image(image: AddImage, store: Store) -> None:
+    """The marker comes first: an image of ours is never taken for the user's."""
+    content = image.disk.read_config(image.image_id)
+    _make_directory(store.image_metadata(image.image_id), 0o700)
+    marker = json.dumps({"references": image.references, "disk": image.disk.label}).encode()
+    write_file(marker_path(store, image.image_id), marker, PRIVATE_FILE_MODE, is_durable=False)
+    write_file(store.image_config(image.image_id), content, PRIVATE_FILE_MODE, is_durable=False)
+
+
+def _remove_layer(layer: RemoveLayer, store: Store) -> None:
+    """The record goes last: while it is there, the next pass sees the shim and goes on."""
+    if layer.link:
+        _remove_file(f"{store.links}/{layer.link}")
+    _remove_tree(store.layer(layer.cache_id))
+    _retire_record(layer.chain_id, store)
+
+
+def _retire_record(chain: ChainID, store: Store) -> None:
+    """Take a layer's record away in one step: half a record would be nobody's."""
+    record, retired = store.layer_record(chain), f"{store.layerdb_staging}/docker-preloader-{chain.hex}-retired"
+    if os.path.lexists(record):
+        _remove_tree(retired)
+        os.rename(record, retired)
+    _remove_tree(retired)
+
+
+def _make_directory(path: str, mode: int) -> None:
+    if not os.path.isdir(path):
+        os.mkdir(path)
+        os.chmod(path, mode)
+
+
+def _write_new(path: str, content: str, mode: int) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+
+
+def _replace_symlink(target: str, path: str) -> None:
+    temporary = f"{path}.docker-preloader"
+    _remove_file(temporary)
+    os.symlink(target, temporary)
+    os.replace(temporary, path)
+
+
+def _remove_file(path: str) -> None:
+    if os.path.lexists(path):
+        os.unlink(path)
+
+
+def _remove_tree(path: str) -> None:
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)

@@ -1,0 +1,141 @@
+"""The `docker-preloader` command: the only place of the guest side that prints and exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from preloader_agent.errors import EXIT_INTERRUPTED, EXIT_INVALID, PreloaderError, StoreError
+from preloader_agent.guest import log
+from preloader_agent.guest.paths import Paths
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+def main() -> None:
+    """Run the command and exit: 0 done, 1 the operation failed, 2 invalid input or usage, 130 interrupted."""
+    try:
+        # The daemon's start is part of the boot: argparse, which would cost it 13 ms, is for the other commands.
+        status = _run() if sys.argv[1:] == ["run"] else _run_command()
+    except PreloaderError as err:
+        log.error("docker-preloader: %s", err)
+        status = err.exit_code
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    sys.exit(status)
+
+
+def _run() -> int:
+    from preloader_agent.guest.daemon import Daemon
+    from preloader_agent.guest.docker import read_paths
+
+    started = _process_start()
+    try:
+        paths, unusable = read_paths(), None
+    except StoreError as err:
+        paths, unusable = Paths(), err
+    Daemon(paths, unusable, started).run()
+    return 0
+
+
+def _process_start() -> float:
+    """The monotonic time at which this process began, the interpreter's start included (proc(5), field 22)."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - age
+
+
+def _run_command() -> int:
+    from argparse import ArgumentParser
+
+    from preloader_agent import __version__
+
+    defaults = Paths()
+    parser = ArgumentParser(prog="docker-preloader", description="Make attached image disks part of Docker's store.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands.add_parser("run", help="the daemon that docker-preloader.service starts").set_defaults(command=_usage)
+    status = commands.add_parser("status", help="show disks, images, layers, durations and problems")
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.set_defaults(command=_status)
+    sync = commands.add_parser("sync", help="make one pass over the attached disks, or over the devices named")
+    sync.add_argument(
+        "--docker-root", metavar="DIR", help=f"docker's data root (docker's own, or {defaults.docker_root})"
+    )
+    sync.add_argument("--docker-pidfile", metavar="FILE", help="the pid file of the dockerd that uses it")
+    sync.add_argument("--device", metavar="DEV", action="append", default=[], help="mount this disk first; may repeat")
+    sync.set_defaults(command=_sync)
+    for command in (status, sync):
+        command.add_argument("--run-dir", metavar="DIR", default=defaults.run_dir, help=f"default {defaults.run_dir}")
+    options = parser.parse_args()
+    return int(options.command(options))
+
+
+def _usage(_options: Namespace) -> int:
+    log.error("docker-preloader: run takes no options")
+    return EXIT_INVALID
+
+
+def _status(options: Namespace) -> int:
+    import json
+
+    from preloader_agent.guest.report import read_status
+
+    status = read_status(Paths(run_dir=os.path.abspath(options.run_dir)))
+    if status is None:
+        log.error("docker-preloader: nothing to show yet; is docker-preloader.service running?")
+        return 1
+    print(json.dumps(status.as_json(), indent=1) if options.json else "\n".join(status.lines()))
+    return 0
+
+
+def _sync(options: Namespace) -> int:
+    from preloader_agent.guest.docker import read_paths
+    from preloader_agent.guest.report import read_status
+    from preloader_agent.guest.sync import merge
+    from preloader_agent.guest.wake import wake_daemon
+
+    run_dir = os.path.abspath(options.run_dir)
+    paths = Paths(run_dir=run_dir) if options.docker_root else read_paths(run_dir)
+    if options.docker_root:
+        paths = paths._replace(docker_root=os.path.abspath(options.docker_root))
+    if options.docker_pidfile:
+        paths = paths._replace(docker_pidfile=os.path.abspath(options.docker_pidfile))
+    status = _attach_devices(paths, options.device)
+    if not merge(paths):
+        log.warning("docker-preloader: docker runs; the change is made at its next start")
+        status = 1
+    wake_daemon(paths.wake_socket)
+    found = read_status(paths)
+    if found is not None:
+        print("\n".join(found.lines()))
+    return status
+
+
+def _attach_devices(paths: Paths, devices: list[str]) -> int:
+    """Mount the named devices, each on its own: one that is not fit does not keep the others out."""
+    from preloader_agent.guest.disks import attach_disk, read_label
+    from preloader_agent.guest.mounts import list_mounts
+    from preloader_agent.guest.report import DeviceReport, write_devices
+    from preloader_agent.guest.sync import exclusive
+
+    refused, status = [], 0
+    for device in devices:
+        label = "?"
+        try:
+            label = read_label(device)
+            with exclusive(paths):
+                attach_disk(paths, device, label)
+        except PreloaderError as err:
+            log.error("not mounting %s: %s", device, err)
+            refused.append(DeviceReport(label, device, "refused", str(err)))
+            status = err.exit_code
+    if devices:
+        mounts = sorted(list_mounts(paths.mounts), key=lambda mount: mount.target)
+        mounted = [DeviceReport(os.path.basename(mount.target), mount.source, "mounted") for mount in mounts]
+        write_devices(paths, [*mounted, *refused], [], None, "")
+    return status

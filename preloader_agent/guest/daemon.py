@@ -1,0 +1,247 @@
+"""The agent's life: see the disks, merge them, be ready, then follow what is plugged and unplugged.
+
+One loop, no threads: pystemd holds the interpreter's lock in every call. Until READY=1 docker.service waits for us, so
+the store may be changed; from then on only the merge unit changes it, between a stop and a start of docker, and the
+daemon mounts, marks what is pending, and asks systemd for a restart of docker when that disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from sdnotify import SystemdNotifier
+
+from preloader_agent.errors import InvalidValue, MountError, PreloaderError, StoreError
+from preloader_agent.guest import log
+from preloader_agent.guest.devices import Device, Devices
+from preloader_agent.guest.disks import attach_disk
+from preloader_agent.guest.docker import is_running, query_info
+from preloader_agent.guest.expectation import Expectation, read_expectation
+from preloader_agent.guest.mounts import list_mounts, unmount
+from preloader_agent.guest.paths import Paths
+from preloader_agent.guest.report import DeviceReport, read_status, write_devices
+from preloader_agent.guest.sync import exclusive, mark_pending, merge
+from preloader_agent.guest.wake import open_wake_socket
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
+if TYPE_CHECKING:
+    from preloader_agent.guest.servicemanager import ServiceManager
+
+EXPECTED_SECONDS = 30.0  # how long docker's start waits for disks that were announced
+SETTLE_SECONDS = 10.0  # and for udev to finish with what is there, when nothing was announced
+QUIET_SECONDS = 0.3  # disks plugged within this time of each other cost docker one restart
+BUSY_SECONDS = 10.0  # between two looks at whether docker still has running containers
+RESTART_SECONDS = 120.0  # after this a restart of docker is no longer waited for
+TICK_SECONDS = 15.0  # the watchdog is fed at least this often; the unit allows 60 s
+
+
+class Daemon:
+    """The agent. `run` returns when systemd asks for the end."""
+
+    def __init__(self, paths: Paths, unusable: StoreError | None, started: float) -> None:
+        """`unusable` says why docker's store must be left alone; `started` is when the process began (monotonic)."""
+        self._paths = paths
+        self._unusable = unusable
+        self._started = started
+        self._notifier = SystemdNotifier()
+        self._devices = Devices()
+        self._seen: dict[str, DeviceReport] = {}
+        self._missing: list[str] = []
+        self._problem = ""
+        self._ready_seconds: float | None = None
+        self._restart_due: float | None = None
+        self._manager: ServiceManager | None = None
+        self._restarting: bytes | None = None
+        self._is_visible = False
+
+    def run(self) -> None:
+        """Become ready, then serve. Raises MountError when our mounts cannot reach dockerd."""
+        signals, wake = _catch_signals(), open_wake_socket(self._paths.wake_socket)
+        self._poll = select.poll()
+        for descriptor in (self._devices.fileno(), signals, wake.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        self._adopt_mounted()
+        self._wait_for_disks(_read_expectation())
+        self._merge()
+        self._ready_seconds = round(time.monotonic() - self._started, 3)
+        self._report("READY=1")
+        while True:
+            self._notifier.notify("WATCHDOG=1")
+            readable = {descriptor for descriptor, _ in self._poll.poll(self._timeout() * 1000)}
+            if signals in readable and not self._on_signals(os.read(signals, 64)):
+                return
+            if wake.fileno() in readable:
+                wake.recv(64)
+                self._report()
+            if self._devices.fileno() in readable:
+                self._on_devices(self._devices.events())
+            self._finish_restart()
+            if self._restart_due is not None and time.monotonic() >= self._restart_due:
+                self._restart_docker()
+
+    def _adopt_mounted(self) -> None:
+        """After a restart of the agent: what is mounted is known before udev says anything."""
+        with exclusive(self._paths):
+            for mount in list_mounts(self._paths.mounts):
+                if os.path.exists(mount.source):
+                    continue
+                log.warning("unmounting %s: its device %s is gone", mount.target, mount.source)
+                unmount(mount.target)
+
+    def _wait_for_disks(self, expectation: Expectation) -> None:
+        """Attach disks until all that are expected are there, at most for the time that docker can wait."""
+        deadline = time.monotonic() + (SETTLE_SECONDS if expectation.is_automatic else EXPECTED_SECONDS)
+        for device in self._devices.enumerate():
+            self._attach(device)
+        while True:
+            self._missing = expectation.missing(frozenset(r.label for r in self._seen.values() if r.state == "mounted"))
+            if not self._missing and (not expectation.is_automatic or self._devices.is_settled()):
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                log.warning("not waiting any longer for %s", ", ".join(self._missing) or "udev")
+                return
+            # udev finishes a device without an event for us, too, so look again soon.
+            self._poll.poll(min(left, 0.1 if expectation.is_automatic else left) * 1000)
+            self._on_devices(self._devices.events())
+
+    def _merge(self) -> None:
+        try:
+            if self._unusable is not None:
+                raise self._unusable
+            merge(self._paths)
+        except StoreError as err:
+            self._problem = str(err)
+            log.error("not merging: %s", err)
+
+    def _on_devices(self, events: list[Device]) -> None:
+        for device in events:
+            if device.action == "remove":
+                self._detach(device)
+            else:
+                self._attach(device)
+        if events and self._ready_seconds is not None:
+            self._report()
+
+    def _attach(self, device: Device) -> None:
+        """Mount and check a disk; the error boundary of a device."""
+        known = self._seen.get(device.node)
+        if known is not None and known.label == device.label and known.state == "mounted":
+            return
+        try:
+            with exclusive(self._paths):
+                attach_disk(self._paths, device.node, device.label)
+                if self._ready_seconds is not None:
+                    mark_pending(self._paths)
+                    self._restart_due = time.monotonic() + QUIET_SECONDS
+            self._check_visibility()
+        except PreloaderError as err:
+            log.error("not mounting %s: %s", device.node, err)
+            self._seen[device.node] = DeviceReport(device.label, device.node, "refused", str(err))
+        else:
+            self._missing = [label for label in self._missing if label != device.label]
+            self._seen[device.node] = DeviceReport(device.label, device.node, "mounted")
+
+    def _check_visibility(self) -> None:
+        """A sandboxing directive that makes a mount namespace would hide our mounts from dockerd, silently."""
+        if not self._is_visible and not list_mounts(self._paths.mounts, process="1"):
+            raise MountError(
+                "show mounts to dockerd below",
+                self._paths.mounts,
+                0,
+                "a unit drop-in makes a mount namespace; remove it",
+            )
+        self._is_visible = True
+
+    def _detach(self, device: Device) -> None:
+        """A device is gone, and nobody asked: let go of it; its images leave the store at docker's next start."""
+        known = self._seen.pop(device.node, None)
+        if known is None or known.state != "mounted":
+            return
+        with exclusive(self._paths):
+            unmount(self._paths.mountpoint(known.label))
+            mark_pending(self._paths)
+        log.warning("unmounted %s: %s was unplugged; its images go at docker's next start", known.label, known.device)
+        for other in [report for report in self._seen.values() if report.label == known.label]:
+            del self._seen[other.device]
+            self._attach(Device(other.device, other.label, "add"))
+
+    def _restart_docker(self) -> None:
+        """Make what is pending usable now, if docker runs and nobody would notice."""
+        self._restart_due = None
+        if not os.path.exists(self._paths.pending) or not is_running(self._paths) or self._restarting is not None:
+            self._report()
+            return
+        try:
+            info = query_info()
+            if info.containers_running and not info.live_restore:
+                log.info("not restarting docker: %d containers run; looking again", info.containers_running)
+                self._restart_due = time.monotonic() + BUSY_SECONDS
+                return
+            log.info("restarting docker for the disks that were plugged")
+            self._restarting = self._service_manager().restart("docker.service")
+            self._restart_deadline = time.monotonic() + RESTART_SECONDS
+        except (OSError, ImportError) as err:
+            log.warning("not restarting docker: %s; `systemctl restart docker` makes the new images usable", err)
+
+    def _service_manager(self) -> ServiceManager:
+        if self._manager is None:
+            from preloader_agent.guest.servicemanager import ServiceManager
+
+            self._manager = ServiceManager()
+            self._poll.register(self._manager.fileno(), select.POLLIN)
+        return self._manager
+
+    def _finish_restart(self) -> None:
+        """Take note of how a restart of docker ended; a failed one is not repeated, lest docker restarts for ever."""
+        if self._manager is None:
+            return
+        for job, result in self._manager.finished_jobs():
+            if job == self._restarting:
+                self._restarting = None
+                (log.info if result == "done" else log.error)("restarted docker: %s", result)
+                self._report()
+        if self._restarting is not None and time.monotonic() > self._restart_deadline:
+            log.error("docker's restart did not end within %d s; see `systemctl status docker`", RESTART_SECONDS)
+            self._restarting = None
+
+    def _on_signals(self, received: bytes) -> bool:
+        """False when it is time to go; the mounts stay, because dockerd goes on using them."""
+        if signal.SIGTERM in received or signal.SIGINT in received:
+            self._notifier.notify("STOPPING=1")
+            return False
+        self._on_devices(self._devices.enumerate())
+        self._report()
+        return True
+
+    def _report(self, message: str = "") -> None:
+        write_devices(self._paths, list(self._seen.values()), self._missing, self._ready_seconds, self._problem)
+        status = read_status(self._paths)
+        headline = status.headline() if status is not None else "no pass yet"
+        self._notifier.notify(f"{message}\nSTATUS={headline}".lstrip())
+
+    def _timeout(self) -> float:
+        due = [self._restart_due] if self._restart_due is not None else []
+        due += [self._restart_deadline] if self._restarting is not None else []
+        left = min(due, default=float("inf")) - time.monotonic()
+        return min(max(left, 0.0), TICK_SECONDS)
+
+
+def _read_expectation() -> Expectation:
+    try:
+        return read_expectation()
+    except InvalidValue as err:
+        log.error("waiting for what is there: %s", err)
+        return Expectation()
+
+
+def _catch_signals() -> int:
+    """A descriptor that becomes readable, with the numbers of the signals that came."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return reader

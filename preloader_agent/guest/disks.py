@@ -1,0 +1,147 @@
+"""From a device to a mounted disk whose index and trees have been checked.
+
+A disk is untrusted: what it says of itself is checked against what is there, no symlink on it is followed, and nothing
+is read beyond a bound. A disk that fails a check is unmounted again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, MountError, PreloaderError
+from preloader_agent.guest import log
+from preloader_agent.guest.mounts import list_mounts, mount_disk, unmount
+from preloader_agent.guest.paths import Paths
+from preloader_agent.store.digest import ImageID, sha256_digest
+from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, parse_index
+from preloader_agent.store.layout import INDEX_NAME, Store
+
+MAX_CONFIG_BYTES = 4 << 20  # an image configuration has some kB; containerd's limit for a manifest is the same
+_SUPERBLOCK, _EXT4_MAGIC = 1024, b"\x53\xef"
+_LABEL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+class Disk(NamedTuple):
+    """A mounted disk."""
+
+    label: str
+    device: str
+    store: Store
+    contents: DiskIndex
+
+    def read_config(self, image: ImageID) -> bytes:
+        """An image's configuration, checked against its ID. Raises InvalidDisk and DigestMismatch."""
+        path = Store("").image_config(image).lstrip("/")
+        content = read_beneath(self.store.root, path, MAX_CONFIG_BYTES)
+        if (found := sha256_digest(content)) != image:
+            raise DigestMismatch(f"disk {self.label}: image configuration", image, found)
+        return content
+
+
+def attach_disk(paths: Paths, device: str, label: str) -> Disk:
+    """Mount a device and check it. Raises PreloaderError, and leaves nothing mounted, when it is not fit."""
+    if not label or not _LABEL_CHARACTERS.issuperset(label) or label.startswith("."):
+        raise InvalidValue("label", label, "letters, digits, '.', '_' and '-'")
+    target = paths.mountpoint(label)
+    known = {mount.target: mount for mount in list_mounts(paths.mounts)}.get(target)
+    if known is not None and known.device != _device_number(device):
+        raise MountError("mount", f"{device} on {target}", errno.EBUSY, f"{known.source} with the same label is there")
+    if known is None:
+        log.debug("mounting %s", device)
+        mount_disk(device, target)
+    try:
+        disk = read_disk(target, device)
+    except PreloaderError:
+        unmount(target)
+        raise
+    if known is None:
+        log.info(
+            "mounted %s on %s: %d images, %d layers",
+            device,
+            target,
+            len(disk.contents.images),
+            len(disk.contents.layers),
+        )
+    return disk
+
+
+def attached_disks(paths: Paths) -> list[Disk]:
+    """Every disk that is mounted now, by label; one that cannot be read any more is reported and left out."""
+    disks = []
+    for mount in sorted(list_mounts(paths.mounts), key=lambda mount: mount.target):
+        try:
+            disks.append(read_disk(mount.target, mount.source))
+        except (PreloaderError, OSError) as err:
+            log.error("not reading %s: %s", mount.target, err)
+    return disks
+
+
+def read_disk(mountpoint: str, device: str) -> Disk:
+    """Read and check the disk that is mounted on `mountpoint`. Raises InvalidDisk."""
+    label = os.path.basename(mountpoint)
+    index = parse_index(read_beneath(mountpoint, INDEX_NAME, MAX_INDEX_BYTES), f"disk {label} ({device})")
+    store = Store(mountpoint)
+    for layer in index.layers:
+        path = Store("").diff(layer.cache_id).lstrip("/")
+        if not stat.S_ISDIR(_lstat_beneath(mountpoint, path)):
+            raise InvalidDisk(f"disk {label} ({device})", f"{path} is not a directory; build the disk again")
+    return Disk(label, device, store, index)
+
+
+def read_beneath(root: str, path: str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes, no symlink followed. Raises InvalidDisk."""
+    descriptor = _open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise InvalidDisk(f"{root}/{path}", f"is not a regular file of at most {limit} bytes; build the disk again")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)
+
+
+def _lstat_beneath(root: str, path: str) -> int:
+    descriptor = _open_beneath(root, path, os.O_PATH)
+    try:
+        return os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+
+
+def _open_beneath(root: str, path: str, flags: int) -> int:
+    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    *parents, name = path.split("/")
+    try:
+        for parent in parents:
+            descriptor, above = (
+                os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor),
+                descriptor,
+            )
+            os.close(above)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+    except OSError as err:
+        raise InvalidDisk(f"{root}/{path}", f"cannot be read: {err.strerror}; build the disk again") from err
+    finally:
+        os.close(descriptor)
+
+
+def _device_number(device: str) -> str:
+    number = os.stat(device).st_rdev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def read_label(device: str) -> str:
+    """The label of an ext4 file system, for a device that udev does not know. Raises InvalidDisk."""
+    try:
+        with open(device, "rb") as file:
+            file.seek(_SUPERBLOCK)
+            superblock = file.read(1024)
+    except OSError as err:
+        raise InvalidDisk(device, f"cannot be read: {err.strerror}") from err
+    if superblock[0x38:0x3A] != _EXT4_MAGIC:
+        raise InvalidDisk(device, "holds no ext4 file system; expected a disk made by `preloader build`")
+    return superblock[0x78:0x88].rstrip(b"\0").decode(errors="replace")

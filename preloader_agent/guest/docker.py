@@ -1,0 +1,96 @@
+"""The Docker daemon beside us: how it is configured, whether it runs, and how to restart it.
+
+dockerd reads its store once, at start. Whatever changes the store asks `is_running` first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from preloader_agent.errors import StoreError
+from preloader_agent.guest.paths import Paths
+
+CONFIG = "/etc/docker/daemon.json"
+_CGROUP = "/sys/fs/cgroup/system.slice/docker.service/cgroup.procs"
+
+
+class DockerInfo(NamedTuple):
+    """What a running dockerd says of itself."""
+
+    containers_running: int
+    live_restore: bool
+
+
+def read_paths(run_dir: str = Paths().run_dir, config: str = CONFIG) -> Paths:
+    """Where docker keeps its store. Raises StoreError when docker's store is not one that disks can be linked into."""
+    settings = _read_settings(config)
+    if settings.get("userns-remap"):
+        raise StoreError(config, "userns-remap is set; disks cannot be used with it, so docker's store is left alone")
+    if settings.get("storage-driver", "overlay2") != "overlay2":
+        raise StoreError(config, "storage-driver is not overlay2; docker's store is left alone")
+    features = settings.get("features")
+    if isinstance(features, dict) and features.get("containerd-snapshotter"):
+        raise StoreError(config, "images are kept by containerd (containerd-snapshotter); docker's store is left alone")
+    root, pidfile = settings.get("data-root"), settings.get("pidfile")
+    defaults = Paths()
+    return Paths(
+        root if isinstance(root, str) and root.startswith("/") else defaults.docker_root,
+        run_dir,
+        pidfile if isinstance(pidfile, str) and pidfile.startswith("/") else defaults.docker_pidfile,
+    )
+
+
+def is_running(paths: Paths) -> bool:
+    """Whether a dockerd runs on this store, or is just being started by systemd.
+
+    dockerd writes its pid file before it opens its store; between its fork and that, its cgroup tells.
+    """
+    return any(_command(pid) in ("dockerd", "(dockerd)") for pid in (*_pids(paths.docker_pidfile), *_pids(_CGROUP)))
+
+
+def query_info(socket_path: str = "/run/docker.sock") -> DockerInfo:
+    """Ask the running dockerd. Raises OSError when it does not answer within 5 seconds."""
+    from http.client import HTTPConnection
+    from socket import AF_UNIX, SOCK_STREAM, socket
+
+    connection = HTTPConnection("localhost", timeout=5)
+    connection.sock = socket(AF_UNIX, SOCK_STREAM)
+    connection.sock.settimeout(5)
+    try:
+        connection.sock.connect(socket_path)
+        connection.request("GET", "/info")
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    except ValueError as err:
+        raise OSError(f"dockerd's answer is not JSON: {err}") from err
+    finally:
+        connection.close()
+    return DockerInfo(int(answer.get("ContainersRunning", 0)), bool(answer.get("LiveRestoreEnabled")))
+
+
+def _read_settings(config: str) -> dict[str, Any]:
+    try:
+        with open(config, "rb") as file:
+            settings = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError as err:
+        raise StoreError(config, f"not valid JSON ({err}); docker would not start with it") from err
+    return settings if isinstance(settings, dict) else {}
+
+
+def _pids(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            yield from (word for word in file.read().split() if word.isdecimal())
+    except (FileNotFoundError, ValueError):
+        return
+
+
+def _command(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:  # it is gone
+        return ""

@@ -1,0 +1,213 @@
+"""What must be done so that Docker's store shows the attached disks, and nothing of absent ones. Pure.
+
+The store's own content wins: an image, layer or reference that is there is never changed. Layers go in parents first,
+images after their layers, references last; what an absent disk brought goes out in the opposite order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from preloader_agent.guest.disks import Disk
+from preloader_agent.guest.storestate import StoreState
+from preloader_agent.store.digest import CacheID, ChainID, DiffID, ImageID, Link
+from preloader_agent.store.index import ImageRecord, LayerRecord
+from preloader_agent.store.layout import lower_of
+from preloader_agent.store.reference import Reference
+from preloader_agent.store.repositories import Repositories
+
+# The references of each image that was adopted since boot.
+Adopted = Mapping[ImageID, frozenset[Reference]]
+
+
+class RemoveImage(NamedTuple):
+    """Take out an image whose layers went with their disk."""
+
+    image_id: ImageID
+
+
+class RemoveLayer(NamedTuple):
+    """Take out a shim whose disk is absent."""
+
+    chain_id: ChainID
+    cache_id: CacheID
+    link: str
+
+
+class PointLayer(NamedTuple):
+    """Point an existing shim at a disk that is there."""
+
+    chain_id: ChainID
+    cache_id: CacheID
+    diff: str
+    tar_split: str
+
+
+class AddLayer(NamedTuple):
+    """Add a shim: a layer of docker's store whose tree is on a disk."""
+
+    chain_id: ChainID
+    parent: ChainID | None
+    diff_id: DiffID
+    cache_id: CacheID
+    link: str
+    lower: str
+    size: int
+    diff: str
+    tar_split: str
+
+
+class AddImage(NamedTuple):
+    """Copy an image's configuration from a disk, and note the references that come with it."""
+
+    image_id: ImageID
+    disk: Disk
+    references: tuple[Reference, ...]
+
+
+class SetReferences(NamedTuple):
+    """Replace repositories.json."""
+
+    repositories: Repositories
+
+
+Operation = RemoveImage | RemoveLayer | PointLayer | AddLayer | AddImage | SetReferences
+
+
+class Plan(NamedTuple):
+    """Operations in the order in which they are safe, and what a person should know."""
+
+    operations: tuple[Operation, ...]
+    images: tuple[tuple[ImageRecord, str], ...]
+    adopted: dict[ImageID, frozenset[Reference]]
+    problems: tuple[str, ...]
+
+    def describe(self) -> Iterator[str]:
+        """A line for each operation."""
+        for operation in self.operations:
+            subject = operation[0].hex[:12] if isinstance(operation[0], (ChainID, ImageID)) else ""
+            yield f"{type(operation).__name__} {subject}".strip()
+
+
+def plan_merge(disks: Iterable[Disk], store: StoreState, adopted: Adopted) -> Plan:
+    """Plan how the store comes to show the images of `disks`; `adopted` is what came in since boot."""
+    planner = _Planner(list(disks), store, adopted)
+    planner.remove_what_is_lost()
+    for disk in planner.disks:
+        for image in disk.contents.images:
+            planner.adopt(image, disk)
+    return planner.finish()
+
+
+class _Planner:
+    def __init__(self, disks: list[Disk], store: StoreState, adopted: Adopted) -> None:
+        self.disks = disks
+        self.store = store
+        self.adopted_before = adopted
+        self.sources: dict[ChainID, tuple[Disk, LayerRecord]] = {}
+        for disk in disks:
+            for layer in disk.contents.layers:
+                self.sources.setdefault(layer.chain_id, (disk, layer))
+        # The link and lower of each layer that is in the store when the plan is done.
+        self.places = {chain: (layer.link, layer.lower) for chain, layer in store.layers.items() if layer.is_sound}
+        self.operations: list[Operation] = []
+        # One for each image, also when two disks carry it.
+        self.image_operations: dict[ImageID, AddImage] = {}
+        self.removed: dict[Reference, ImageID] = {}
+        self.added: dict[Reference, ImageID] = {}
+        self.lost_images: set[ImageID] = set()
+        self.images: dict[ImageID, tuple[ImageRecord, str]] = {}
+        self.adopted: dict[ImageID, frozenset[Reference]] = {}
+        self.problems: list[str] = []
+
+    def remove_what_is_lost(self) -> None:
+        """Shims of absent disks go, or move to a disk that has the layer, too; then the images that need them."""
+        lost = [layer for layer in self.store.layers.values() if layer.shim and not layer.is_sound]
+        removals: list[Operation] = []
+        for layer in lost:
+            assert layer.cache_id is not None
+            if layer.chain_id in self.sources and layer.link:
+                self.places[layer.chain_id] = layer.link, layer.lower
+                self.operations.append(PointLayer(layer.chain_id, layer.cache_id, *self._trees(layer.chain_id)))
+            else:
+                removals.append(RemoveLayer(layer.chain_id, layer.cache_id, layer.link))
+        for image_id, brought in self.store.brought.items():
+            if not all(chain in self.places for chain in brought.chain):
+                self.lost_images.add(image_id)
+                self.operations.append(RemoveImage(image_id))
+                self.removed.update(dict.fromkeys(brought.references, image_id))
+        self.operations += removals
+
+    def adopt(self, image: ImageRecord, disk: Disk) -> None:
+        """Add what is missing of an image, unless the user removed it since boot."""
+        is_stored = image.image_id in self.store.images and image.image_id not in self.lost_images
+        is_removed = image.image_id in self.adopted_before and image.image_id not in self.store.images
+        if is_removed:
+            self.adopted[image.image_id] = self.adopted_before[image.image_id]
+            return
+        for chain in image.chain:
+            self._add_layer(chain, image.chain)
+        self._add_references(image, disk)
+        brought = self.store.brought.get(image.image_id)
+        known = self.images.get(image.image_id)
+        if known is not None:
+            self.images[image.image_id] = (known[0]._replace(references=_union(known[0], image)), known[1])
+        else:
+            self.images[image.image_id] = (image, disk.label)
+        if not is_stored or (brought is not None and not {*image.references} <= {*brought.references}):
+            self._add_image(image, disk)
+
+    def finish(self) -> Plan:
+        """The plan, with repositories.json last."""
+        repositories = self.store.repositories.with_changes(remove=self.removed, add=self.added)
+        self.operations += self.image_operations.values()
+        if repositories != self.store.repositories:
+            self.operations.append(SetReferences(repositories))
+        return Plan(tuple(self.operations), tuple(self.images.values()), self.adopted, tuple(self.problems))
+
+    def _trees(self, chain: ChainID) -> tuple[str, str]:
+        disk, layer = self.sources[chain]
+        return disk.store.diff(layer.cache_id), disk.store.tar_split(chain)
+
+    def _add_layer(self, chain: ChainID, whole: tuple[ChainID, ...]) -> None:
+        if chain in self.places:
+            return
+        position = whole.index(chain)
+        parent = whole[position - 1] if position else None
+        link = Link.of_chain(chain)
+        lower = lower_of(*self.places[parent]) if parent else ""
+        self.places[chain] = link, lower
+        _, layer = self.sources[chain]
+        cache_id = CacheID.of_chain(chain)
+        trees = self._trees(chain)
+        self.operations.append(AddLayer(chain, parent, layer.diff_id, cache_id, link, lower, layer.size, *trees))
+
+    def _add_image(self, image: ImageRecord, disk: Disk) -> None:
+        brought = self.store.brought.get(image.image_id)
+        before = brought.references if brought is not None and image.image_id not in self.lost_images else ()
+        references = tuple(sorted({*before, *self.images[image.image_id][0].references}))
+        self.image_operations[image.image_id] = AddImage(image.image_id, disk, references)
+
+    def _add_references(self, image: ImageRecord, disk: Disk) -> None:
+        before = self.adopted_before.get(image.image_id, frozenset())
+        for reference in (*image.references, *image.repo_digests):
+            found = self.added.get(reference) or self._find(reference)
+            if found is None and reference not in before:
+                self.added[reference] = image.image_id
+            elif found is not None and found != image.image_id:
+                self.problems.append(
+                    f"{reference} stays with image {found[7:19]}; image {image.image_id.hex[:12]} of disk {disk.label} "
+                    "does not get that name"
+                )
+        adopted = self.adopted.get(image.image_id, frozenset())
+        self.adopted[image.image_id] = adopted | before | {*image.references, *image.repo_digests}
+
+    def _find(self, reference: Reference) -> str | None:
+        """What a reference names in the store once the images of absent disks are out."""
+        found = self.store.repositories.find(reference)
+        return None if found is not None and self.removed.get(reference) == found else found
+
+
+def _union(image: ImageRecord, other: ImageRecord) -> tuple[Reference, ...]:
+    return tuple(sorted({*image.references, *other.references}))

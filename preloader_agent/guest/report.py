@@ -1,0 +1,148 @@
+"""What the agent tells people and machines: two small files in the run directory, and what is read out of them.
+
+The daemon writes what it knows of devices, whoever made the last pass what the store holds; `status` puts both
+together, so that it is true also after a pass that the daemon did not make.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from preloader_agent.guest.apply import write_file
+from preloader_agent.guest.paths import Paths
+
+
+class DeviceReport(NamedTuple):
+    """A disk that was seen: `state` is mounted or refused, `reason` says why it was refused."""
+
+    label: str
+    device: str
+    state: str
+    reason: str = ""
+
+
+class Status(NamedTuple):
+    """Both reports, as far as they have been written."""
+
+    devices: tuple[DeviceReport, ...]
+    missing: tuple[str, ...]
+    ready_seconds: float | None
+    images: tuple[dict[str, Any], ...]
+    layers: int
+    merged: frozenset[str]
+    pass_seconds: float | None
+    problems: tuple[str, ...]
+    is_pending: bool
+
+    @property
+    def pending(self) -> list[str]:
+        """The labels of disks that are mounted, and wait for docker's next start."""
+        return [
+            device.label for device in self.devices if device.state == "mounted" and device.label not in self.merged
+        ]
+
+    @property
+    def all_problems(self) -> list[str]:
+        """Everything that a person should look at."""
+        missing = [f"{label} is expected and was not attached in time" for label in self.missing]
+        refused = [f"{d.label} ({d.device}): {d.reason}" for d in self.devices if d.state == "refused"]
+        return [*missing, *refused, *self.problems]
+
+    def headline(self) -> str:
+        """The one line that `systemctl status` shows; ASCII, because sdnotify drops anything else."""
+        disks = {image["disk"] for image in self.images} | (self.merged & {d.label for d in self.devices})
+        line = f"{_count(len(self.images), 'image')} from {_count(len(disks), 'disk')}"
+        if self.ready_seconds is not None:
+            line += f", ready in {self.ready_seconds:.1f} s"
+        if self.is_pending:
+            what = f"{_count(len(self.pending), 'disk')} more" if self.pending else "a change"
+            line += f"; {what} at docker's next start"
+        if self.all_problems:
+            line += f"; {_count(len(self.all_problems), 'problem')}, see docker-preloader status"
+        return line.encode("ascii", "replace").decode()
+
+    def as_json(self) -> dict[str, Any]:
+        """What `status --json` prints."""
+        return {
+            "disks": [
+                {**device._asdict(), "state": "pending" if device.label in self.pending else device.state}
+                if device.state != "mounted" or device.label in self.pending
+                else {**device._asdict(), "state": "adopted"}
+                for device in self.devices
+            ],
+            "images": list(self.images),
+            "layers": self.layers,
+            "missing": list(self.missing),
+            "pending": self.is_pending,
+            "problems": self.all_problems,
+            "ready_seconds": self.ready_seconds,
+            "pass_seconds": self.pass_seconds,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What `status` prints."""
+        yield self.headline()
+        for disk in self.as_json()["disks"]:
+            yield f"  disk  {disk['label']:18} {disk['state']:8} {disk['device']}"
+        for image in self.images:
+            names = ", ".join(image["references"]) or "<none>"
+            yield f"  image {image['id'][7:19]:18} {image['size'] / 1e6:6.1f} MB {names}"
+        for problem in self.all_problems:
+            yield f"  problem: {problem}"
+
+
+def write_devices(
+    paths: Paths, devices: list[DeviceReport], missing: list[str], ready_seconds: float | None, problem: str
+) -> None:
+    """Write what the daemon knows of devices; `problem` is why it could not merge them."""
+    report = {
+        "disks": [device._asdict() for device in devices],
+        "missing": missing,
+        "ready_seconds": ready_seconds,
+        "problem": problem,
+    }
+    _write(paths.devices_report, report)
+
+
+def write_store(paths: Paths, report: dict[str, Any]) -> None:
+    """Write what a pass found and did: images, layers, merged, problems and pass_seconds."""
+    _write(paths.store_report, report)
+
+
+def read_status(paths: Paths) -> Status | None:
+    """Both reports, or None before the first one was written."""
+    devices, store = _read(paths.devices_report), _read(paths.store_report)
+    if devices is None and store is None:
+        return None
+    devices, store = devices or {}, store or {}
+    return Status(
+        tuple(DeviceReport(**disk) for disk in devices.get("disks", ())),
+        tuple(devices.get("missing", ())),
+        devices.get("ready_seconds"),
+        tuple(store.get("images", ())),
+        store.get("layers", 0),
+        frozenset(store.get("merged", ())),
+        store.get("pass_seconds"),
+        (*([devices["problem"]] if devices.get("problem") else []), *store.get("problems", ())),
+        os.path.exists(paths.pending),
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _write(path: str, document: dict[str, Any]) -> None:
+    write_file(path, json.dumps(document).encode() + b"\n", 0o644, is_durable=False)
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            document: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        return None
+    return document
