@@ -1,0 +1,40 @@
+# Everything that is done with the repository; `make help` lists it. Tests and the demo need root (Debian 12 or 13).
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check tools deb guest bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Build two disks and a guest, boot it, plug and unplug: the whole product in a few minutes
+	$(PYTHON) -m tests.demo
+
+test: check ## Check the sources, then run all three tiers: plain, system (root), vm (QEMU)
+	$(PYTHON) -m pytest -m "" --durations=15
+
+check: $(STAMP) ## Check formatting, style and types
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+tools: ## Install the programs that everything here runs (apt, as root)
+	packaging/install-tools
+
+deb: tools ## Build the guest's Debian package, and print its path
+	packaging/build-deb
+
+guest: tools ## Build the test guest, and print its folder
+	packaging/build-guest --deb "$$(packaging/build-deb)"
+
+bench: $(STAMP) ## Measure what the README claims
+	$(PYTHON) -m bench
+
+clean: ## Remove the virtual environment and what the checks left
+	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(STAMP): setup.cfg pyproject.toml | tools
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[host,dev]'
+	touch $@
