@@ -1,0 +1,339 @@
+"""The machine without a guest: its command line, its accelerator, its two sockets, and a QEMU that runs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from preloader_agent.errors import CommandFailed, VmError
+from preloader_agent.host import qemu
+from preloader_agent.host.guest_shell import GuestShell
+from preloader_agent.host.machine import Machine
+from preloader_agent.host.qemu import QEMU, Accelerator, VmConfig, VmFiles, choose_accelerator, kvm_works, qemu_command
+from preloader_agent.host.qmp import Monitor
+from preloader_agent.host.run import run
+from preloader_agent.host.vm import State, Vm
+from preloader_agent.host.waiting import tries
+from tests.host.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
+
+TCG = choose_accelerator(kvm=False, qemu_major=7)
+GUEST = VmConfig.of_guest(Path("/guest"))
+
+needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"needs {QEMU}")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: a socket's path has at most 107 bytes, and pytest's are longer."""
+    with tempfile.TemporaryDirectory(prefix="dpl-test-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "dpl-0123456789ab.qcow2"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
+    return path
+
+
+def values_of(command: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(command) if name == option]
+
+
+# --- the accelerator ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "works"),
+    [
+        ("fpu vme sse4_2 vmx", "x86_64", True),
+        ("fpu svm sse4_2", "x86_64", True),
+        ("fpu vme sse4_2 hypervisor", "x86_64", False),
+        ("fpu vmxoff svm_lock", "x86_64", False),
+        ("", "aarch64", True),
+    ],
+)
+def test_kvm_needs_what_the_processor_says(tmp_path: Path, flags: str, machine: str, works: bool) -> None:
+    kvm, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
+    kvm.touch()
+    cpuinfo.write_text(f"processor\t: 0\nbugs\t\t: vmx svm\nflags\t\t: {flags}\nvmx flags\t: vnmi\n\nprocessor\t: 1\n")
+    assert kvm_works(kvm, cpuinfo, machine) is works
+
+
+def test_kvm_needs_a_device_that_opens(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t\t: vmx\n")
+    assert not kvm_works(tmp_path / "none", cpuinfo, "x86_64")
+    assert not kvm_works(tmp_path, cpuinfo, "x86_64")
+
+
+def test_accelerator() -> None:
+    assert choose_accelerator(kvm=True, qemu_major=7) == Accelerator("kvm", "host")
+    assert choose_accelerator(kvm=False, qemu_major=7) == Accelerator("tcg,thread=multi", "Nehalem,-cx16")
+    assert choose_accelerator(kvm=False, qemu_major=10) == Accelerator("tcg,thread=multi", "max")
+
+
+# --- the command line ---
+
+
+def test_command_has_what_every_guest_needs() -> None:
+    command = qemu_command(GUEST, VmFiles(Path("/run/vm")), TCG)
+    assert values_of(command, "-kernel") == ["/guest/vmlinuz"]
+    assert values_of(command, "-accel") == ["tcg,thread=multi"]
+    assert values_of(command, "-serial") == ["file:/run/vm/console.log"]
+    [root] = map(json.loads, values_of(command, "-blockdev"))
+    assert root["file"]["filename"] == "/run/vm/root.qcow2"
+    assert "root=LABEL=guest-root" in values_of(command, "-append")[0]
+    assert "-nodefaults" in command
+    assert not any("net" in word for word in command)
+
+
+def test_command_has_a_network_only_when_asked() -> None:
+    command = qemu_command(dataclasses.replace(GUEST, user_network=True), VmFiles(Path("/run/vm")), TCG)
+    assert values_of(command, "-netdev") == ["user,id=net"]
+
+
+def test_cold_disks_are_read_only_and_have_ports_of_their_own() -> None:
+    disks = (Path("/disks/dpl-a,b.qcow2"), Path("/disks/dpl-a-name-that-is-too-long.qcow2"))
+    config = dataclasses.replace(GUEST, disks=disks, spare_ports=7)
+    command = qemu_command(config, VmFiles(Path("/run/vm")), TCG)
+    nodes = [json.loads(node) for node in values_of(command, "-blockdev")[1:]]
+    devices = [device for device in values_of(command, "-device") if "drive=disk" in device]
+    ports = [device for device in values_of(command, "-device") if device.startswith("pcie-root-port")]
+    assert [node["read-only"] for node in nodes] == [True, True]
+    assert nodes[0]["file"]["filename"] == "/disks/dpl-a,b.qcow2"
+    assert devices[0] == "virtio-blk-pci,id=disk0,drive=disk0-node,bus=port0,addr=0x0,serial=dpl-a,,b"
+    assert devices[1].endswith("bus=port1,addr=0x0,serial=dpl-a-name-that-is-t")
+    assert ports[0] == "pcie-root-port,id=port0,chassis=1,addr=0x10.0x0,multifunction=on"
+    assert ports[8] == "pcie-root-port,id=port8,chassis=9,addr=0x11.0x0,multifunction=on"
+
+
+def test_credentials_survive_qemus_own_syntax() -> None:
+    config = dataclasses.replace(GUEST, credentials={"plain": "a,b c", "lines": "a\nb", "accent": "é"})
+    assert values_of(qemu_command(config, VmFiles(Path("/run/vm")), TCG), "-smbios") == [
+        "type=11,value=io.systemd.credential:plain=a,,b c",
+        "type=11,value=io.systemd.credential.binary:lines=YQpi",
+        "type=11,value=io.systemd.credential.binary:accent=w6k=",
+    ]
+
+
+# --- waiting ---
+
+
+def test_tries_end_with_a_last_one() -> None:
+    assert list(tries(0)) == [0.0]
+    left = list(tries(0.05, pause=0.02))
+    assert len(left) > 1
+    assert left[-1] == 0.0
+    assert all(before > after for before, after in itertools.pairwise(left))
+
+
+# --- the monitor ---
+
+
+@contextmanager
+def monitor_of(fake: FakeMonitor) -> Iterator[Monitor]:
+    with fake:
+        monitor = Monitor(fake.path)
+        try:
+            yield monitor
+        finally:
+            monitor.close()
+
+
+def test_attach_is_undone_when_the_device_is_refused(folder: Path) -> None:
+    fake = FakeMonitor(folder, {"device_add": "PCI: slot 0 function 0 not available", "blockdev-del": "no such node"})
+    with monitor_of(fake) as monitor, pytest.raises(VmError, match="QMP device_add: PCI: slot 0"):
+        monitor.attach_disk("disk7", Path("/d.qcow2"), "port0", "d")
+    assert [command for command, _ in fake.asked] == ["blockdev-add", "device_add", "blockdev-del"]
+    assert fake.asked[0][1]["read-only"] is True
+    assert fake.asked[1][1]["addr"] == "0x0"
+    assert fake.asked[2][1] == {"node-name": "disk7-node"}
+
+
+def test_attach_has_nothing_to_undo_when_the_file_is_refused(folder: Path) -> None:
+    fake = FakeMonitor(folder, {"blockdev-add": "Could not open '/d.qcow2'"})
+    with monitor_of(fake) as monitor, pytest.raises(VmError, match="Could not open"):
+        monitor.attach_disk("disk7", Path("/d.qcow2"), "port0", "d")
+    assert [command for command, _ in fake.asked] == ["blockdev-add"]
+
+
+def test_detach_waits_for_the_event_of_its_own_device(folder: Path) -> None:
+    fake = FakeMonitor(folder, {"device_del": [deleted(None), deleted("disk1"), deleted("disk7")]})
+    with monitor_of(fake) as monitor:
+        monitor.detach_disk("disk7", timeout=20)
+    assert fake.asked == [("device_del", {"id": "disk7"}), ("blockdev-del", {"node-name": "disk7-node"})]
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        ([deleted(None), deleted("disk1")], "the guest has not let go of it after 0.2 s"),
+        ([{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {"device": "disk7", "path": "/x"}}], "the guest refused"),
+    ],
+)
+def test_detach_keeps_the_file_open_while_the_guest_has_the_disk(
+    folder: Path, events: list[Message], problem: str
+) -> None:
+    fake = FakeMonitor(folder, {"device_del": events})
+    with monitor_of(fake) as monitor, pytest.raises(VmError, match=f"unplug disk7: {problem}"):
+        monitor.detach_disk("disk7", timeout=0.2)
+    assert "blockdev-del" not in [command for command, _ in fake.asked]
+
+
+def test_monitor_says_that_qemu_has_gone(folder: Path) -> None:
+    with monitor_of(FakeMonitor(folder, {}, dies_at="stop")) as monitor, pytest.raises(VmError, match="QMP stop: "):
+        monitor.execute("stop")
+
+
+# --- the guest's agent ---
+
+
+@contextmanager
+def shell_of(fake: FakeAgent) -> Iterator[GuestShell]:
+    with fake:
+        shell = GuestShell(fake.path)
+        try:
+            yield shell
+        finally:
+            shell.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("echo out; echo err >&2", (0, "out\nerr\n")),
+        ("exit 7", (7, "")),
+        ("cat", (0, "")),
+        ("printf 'caf\\303\\251 \\377'", (0, "café �")),
+        ('echo "$HOME"', (0, "/root\n")),
+    ],
+)
+def test_shell_tells_status_and_output(folder: Path, command: str, expected: tuple[int, str]) -> None:
+    with shell_of(FakeAgent(folder)) as shell:
+        assert shell.execute(command, timeout=20) == expected
+
+
+def test_shell_drops_what_was_in_the_channel(folder: Path) -> None:
+    noise = b'{"return": 5}\n{"return": {"pid"\n\xff{"return": 1}\n\xff["x"]\n{"retur'
+    with shell_of(FakeAgent(folder, noise)) as shell:
+        assert shell.execute("echo 1", timeout=20) == (0, "1\n")
+        assert shell.execute("echo 2", timeout=20) == (0, "2\n")
+
+
+def test_shell_ends_what_takes_too_long_and_keeps_its_output(folder: Path) -> None:
+    with (
+        shell_of(FakeAgent(folder)) as shell,
+        pytest.raises(VmError, match=r"sleep 100: not finished after 0\.3 s: before"),
+    ):
+        shell.execute("echo before; sleep 100", timeout=0.3)
+
+
+def test_shell_tells_the_signal(folder: Path) -> None:
+    with shell_of(FakeAgent(folder, change=lambda _: {"exited": True, "signal": 11})) as shell:
+        assert shell.execute("true", timeout=20) == (139, "")
+
+
+def test_shell_refuses_output_that_is_not_whole(folder: Path) -> None:
+    with (
+        shell_of(FakeAgent(folder, change=lambda state: {**state, "out-truncated": True})) as shell,
+        pytest.raises(VmError, match="more output than the guest agent keeps"),
+    ):
+        shell.execute("true", timeout=20)
+
+
+def test_shell_says_that_the_machine_has_gone(folder: Path) -> None:
+    class Dying(FakeAgent):
+        def answer(self, line: bytes) -> bytes | None:
+            return super().answer(line) if b"sync" in line else None
+
+    with shell_of(Dying(folder)) as shell, pytest.raises(VmError, match="the machine is gone"):
+        shell.execute("true", timeout=20)
+
+
+def test_shell_bounds_its_wait_for_an_agent(folder: Path) -> None:
+    class Silent(FakeAgent):
+        def answer(self, line: bytes) -> bytes | None:
+            return super().answer(line) and b""
+
+    with shell_of(Silent(folder)) as shell, pytest.raises(VmError, match=r"no answer after 0\.2 s"):
+        shell.sync(0.2)
+
+
+# --- QEMU itself, stopped before its first instruction ---
+
+
+@contextmanager
+def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
+    config = dataclasses.replace(
+        GUEST, disks=disks, spare_ports=1, credentials={"a": "b,c", "l": "x\ny"}, user_network=True
+    )
+    files = VmFiles(folder)
+    run(["qemu-img", "create", "-q", "-f", "qcow2", files.overlay, "1M"])
+    command = qemu_command(config, files, qemu.find_accelerator())
+    start = command.index("-kernel")
+    machine = Machine([*command[:start], *command[start + 6 :], "-S"], files)
+    try:
+        yield machine
+    finally:
+        machine.cut()
+        assert machine.has_ended(0)
+
+
+@needs_qemu
+def test_qemu_takes_the_command_line_and_the_disks(folder: Path, disk: Path) -> None:
+    with stopped_machine(folder, disk) as machine:
+        machine.monitor.attach_disk("disk1", disk, "port1", "again")
+        with pytest.raises(VmError, match="slot 0 function 0"):
+            machine.monitor.attach_disk("disk2", disk, "port1", "too many")
+        with pytest.raises(VmError, match="Could not open"):
+            machine.monitor.attach_disk("disk2", disk.with_name("none"), "port1", "none")
+        nodes = machine.monitor.execute("query-named-block-nodes")
+        assert isinstance(nodes, list)
+        assert {node["node-name"]: node["ro"] for node in nodes if not node["node-name"].startswith("#")} == {
+            "root": False,
+            "disk0-node": True,
+            "disk1-node": True,
+        }
+
+
+@needs_qemu
+def test_one_disk_is_attached_to_many_machines_and_locked(folder: Path, disk: Path) -> None:
+    second = folder / "second"
+    second.mkdir()
+    with (
+        stopped_machine(folder, disk),
+        stopped_machine(second, disk),
+        pytest.raises(CommandFailed, match='Failed to get "write" lock'),
+    ):
+        run(["qemu-io", "-f", "qcow2", "-c", "write 0 512", disk])
+
+
+@needs_qemu
+def test_qemus_own_words_are_in_the_error(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    root = tmp_path / "root.qcow2"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", root, "1M"])
+    vm = Vm(VmConfig(kernel=tmp_path / "none", initrd=tmp_path / "none", root_disk=root))
+    with pytest.raises(VmError, match=r"QEMU ended at its start: .*could not open kernel file"), vm:
+        pass
+    assert vm.state is State.CLOSED
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "use", [lambda vm: vm.execute("true"), lambda vm: vm.shutdown(), lambda vm: vm.detach("disk0")]
+)
+def test_a_machine_that_is_off_says_so(use: Callable[[Vm], object]) -> None:
+    vm = Vm(GUEST)
+    with pytest.raises(VmError, match="the machine is off"):
+        use(vm)
+    vm.close()
