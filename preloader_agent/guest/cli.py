@@ -112,7 +112,7 @@ def _sync(options: Namespace) -> int:
     wake_daemon(paths.wake_socket)
     found = read_status(paths)
     if found is not None:
-        print("\n".join(found.lines()))
+        print(found.headline())
     return status
 
 

@@ -7,7 +7,6 @@ together, so that it is true also after a pass that the daemon did not make.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -35,59 +34,70 @@ class Status(NamedTuple):
     merged: frozenset[str]
     pass_seconds: float | None
     problems: tuple[str, ...]
-    is_pending: bool
 
     @property
     def pending(self) -> list[str]:
         """The labels of disks that are mounted, and wait for docker's next start."""
-        return [
-            device.label for device in self.devices if device.state == "mounted" and device.label not in self.merged
-        ]
+        return sorted(self._mounted - self.merged)
+
+    @property
+    def lost(self) -> list[str]:
+        """The labels of disks whose images docker still shows, though the disk is gone."""
+        return sorted(self.merged - self._mounted)
+
+    @property
+    def present_images(self) -> list[dict[str, Any]]:
+        """The images that can be used."""
+        return [image for image in self.images if image["disk"] in self._mounted]
 
     @property
     def all_problems(self) -> list[str]:
         """Everything that a person should look at."""
         missing = [f"{label} is expected and was not attached in time" for label in self.missing]
         refused = [f"{d.label} ({d.device}): {d.reason}" for d in self.devices if d.state == "refused"]
-        return [*missing, *refused, *self.problems]
+        lost = [f"{label} was unplugged; its images go at docker's next start" for label in self.lost]
+        return [*missing, *refused, *lost, *self.problems]
+
+    @property
+    def _mounted(self) -> frozenset[str]:
+        return frozenset(device.label for device in self.devices if device.state == "mounted")
 
     def headline(self) -> str:
         """The one line that `systemctl status` shows; ASCII, because sdnotify drops anything else."""
-        disks = {image["disk"] for image in self.images} | (self.merged & {d.label for d in self.devices})
-        line = f"{_count(len(self.images), 'image')} from {_count(len(disks), 'disk')}"
+        disks = count_of(len(self.merged & self._mounted), "disk")
+        line = f"{count_of(len(self.present_images), 'image')} from {disks}"
         if self.ready_seconds is not None:
             line += f", ready in {self.ready_seconds:.1f} s"
-        if self.is_pending:
-            what = f"{_count(len(self.pending), 'disk')} more" if self.pending else "a change"
-            line += f"; {what} at docker's next start"
+        if self.pending:
+            line += f"; {count_of(len(self.pending), 'disk')} more at docker's next start"
         if self.all_problems:
-            line += f"; {_count(len(self.all_problems), 'problem')}, see docker-preloader status"
+            line += f"; {count_of(len(self.all_problems), 'problem')}, see docker-preloader status"
         return line.encode("ascii", "replace").decode()
 
     def as_json(self) -> dict[str, Any]:
         """What `status --json` prints."""
         return {
-            "disks": [
-                {**device._asdict(), "state": "pending" if device.label in self.pending else device.state}
-                if device.state != "mounted" or device.label in self.pending
-                else {**device._asdict(), "state": "adopted"}
-                for device in self.devices
-            ],
-            "images": list(self.images),
+            "disks": [{**device._asdict(), "state": self._state(device)} for device in self.devices],
+            "images": [{**image, "lost": image["disk"] in self.lost} for image in self.images],
             "layers": self.layers,
             "missing": list(self.missing),
-            "pending": self.is_pending,
             "problems": self.all_problems,
             "ready_seconds": self.ready_seconds,
             "pass_seconds": self.pass_seconds,
         }
 
+    def _state(self, device: DeviceReport) -> str:
+        """adopted, pending or refused."""
+        if device.state != "mounted":
+            return device.state
+        return "pending" if device.label in self.pending else "adopted"
+
     def lines(self) -> Iterator[str]:
         """What `status` prints."""
         yield self.headline()
-        for disk in self.as_json()["disks"]:
-            yield f"  disk  {disk['label']:18} {disk['state']:8} {disk['device']}"
-        for image in self.images:
+        for device in self.devices:
+            yield f"  disk  {device.label:18} {self._state(device):8} {device.device}"
+        for image in self.present_images:
             names = ", ".join(image["references"]) or "<none>"
             yield f"  image {image['id'][7:19]:18} {image['size'] / 1e6:6.1f} MB {names}"
         for problem in self.all_problems:
@@ -127,11 +137,11 @@ def read_status(paths: Paths) -> Status | None:
         frozenset(store.get("merged", ())),
         store.get("pass_seconds"),
         (*([devices["problem"]] if devices.get("problem") else []), *store.get("problems", ())),
-        os.path.exists(paths.pending),
     )
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
+    """`1 disk`, `2 disks`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

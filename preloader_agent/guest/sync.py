@@ -20,7 +20,7 @@ from preloader_agent.guest.disks import attached_disks
 from preloader_agent.guest.docker import is_running
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.plan import Plan, plan_merge
-from preloader_agent.guest.report import write_store
+from preloader_agent.guest.report import count_of, write_store
 from preloader_agent.guest.storestate import read_store
 from preloader_agent.store.digest import ImageID
 from preloader_agent.store.reference import Reference
@@ -46,7 +46,8 @@ def merge(paths: Paths) -> bool:
     for problem in plan.problems:
         log.warning("%s", problem)
     if plan.operations:
-        log.info("merged %d images from %d disks in %.3f s", len(plan.images), len(disks), time.monotonic() - started)
+        what, whence = count_of(len(plan.images), "image"), count_of(len(disks), "disk")
+        log.info("merged %s from %s in %.3f s", what, whence, time.monotonic() - started)
     return True
 
 
