@@ -22,10 +22,18 @@ from preloader_agent.host.run import feed, find_tool, run
 NEEDED = (1, 47, 1)
 BLOCK_SIZE = 4096
 INODE_SIZE = 256
-# The inode and superblock times that nothing in the content sets; any constant does, and this one is not in the future.
 _MAX_MTIME_NS = (1 << 31) * 10**9  # what a signed 32-bit number of seconds holds
+# The inode and superblock times that nothing in the content sets; any constant does, and this one is not in the future.
 _CLOCK = "1577836800"
-_REPRODUCIBLE = {"SOURCE_DATE_EPOCH": _CLOCK, "E2FSPROGS_FAKE_TIME": _CLOCK, "E2FSCK_TIME": _CLOCK}
+# With SOURCE_DATE_EPOCH, which package builds set, mke2fs 1.47.2 would cut every later mtime down to it. Without a
+# configuration file, mke2fs uses the defaults of its version, not those of the machine.
+_REPRODUCIBLE = {
+    "SOURCE_DATE_EPOCH": None,
+    "E2FSPROGS_FAKE_TIME": _CLOCK,
+    "E2FSCK_TIME": _CLOCK,
+    "MKE2FS_CONFIG": "/nonexistent",
+    "E2FSCK_CONFIG": "/nonexistent",
+}
 _HINT = (
     "on Debian 12: enable bookworm-backports, then `apt install -t bookworm-backports e2fsprogs`; "
     "Debian 13 and Ubuntu 25.04 have it"

@@ -20,10 +20,15 @@ from preloader_agent.errors import CommandFailed, ToolMissing
 OUTPUT_TAIL = 4000  # characters of a failed program's output that a person still reads
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+# What a program is given beside our environment; None takes a variable away.
+Environment = Mapping[str, str | None]
+
+
+def environment(extra: Environment | None = None) -> dict[str, str]:
     """Our environment with a fixed locale; /usr/sbin is where mke2fs is, and not on every user's PATH."""
     path = os.environ.get("PATH", os.defpath)
-    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin", **(extra or {})}
+    given = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin", **(extra or {})}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def find_tool(name: str, hint: str) -> str:
@@ -38,7 +43,7 @@ def run(  # noqa: PLR0913 - each is one property of a process
     argv: Sequence[str | Path],
     *,
     stdin: IO[bytes] | bytes | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Environment | None = None,
     ok: Sequence[int] = (0,),
     timeout: float | None = None,
     with_stderr: bool = False,
@@ -63,7 +68,7 @@ def run(  # noqa: PLR0913 - each is one property of a process
 
 
 @contextmanager
-def feed(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
+def feed(argv: Sequence[str | Path], *, env: Environment | None = None) -> Iterator[IO[bytes]]:
     """Run a program that reads a stream from us; leaving the block ends the stream and waits for it.
 
     Raises CommandFailed when the program fails, also when it dies in the middle of the stream.
