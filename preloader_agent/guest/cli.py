@@ -104,7 +104,8 @@ def _sync(options: Namespace) -> int:
     if options.docker_root:
         paths = paths._replace(docker_root=os.path.abspath(options.docker_root))
     if options.docker_pidfile:
-        paths = paths._replace(docker_pidfile=os.path.abspath(options.docker_pidfile))
+        # A dockerd that is not docker.service's: whether the service runs says nothing about its store.
+        paths = paths._replace(docker_pidfile=os.path.abspath(options.docker_pidfile), docker_cgroup="/nonexistent")
     status = _attach_devices(paths, options.device)
     if not merge(paths):
         log.warning("docker-preloader: docker runs; the change is made at its next start")

@@ -13,7 +13,6 @@ from preloader_agent.errors import StoreError
 from preloader_agent.guest.paths import Paths
 
 CONFIG = "/etc/docker/daemon.json"
-_CGROUP = "/sys/fs/cgroup/system.slice/docker.service/cgroup.procs"
 
 
 class DockerInfo(NamedTuple):
@@ -47,7 +46,8 @@ def is_running(paths: Paths) -> bool:
 
     dockerd writes its pid file before it opens its store; between its fork and that, its cgroup tells.
     """
-    return any(_command(pid) in ("dockerd", "(dockerd)") for pid in (*_pids(paths.docker_pidfile), *_pids(_CGROUP)))
+    pids = (*_pids(paths.docker_pidfile), *_pids(paths.docker_cgroup))
+    return any(_command(pid) in ("dockerd", "(dockerd)") for pid in pids)
 
 
 def query_info(socket_path: str = "/run/docker.sock") -> DockerInfo:

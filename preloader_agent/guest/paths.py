@@ -13,6 +13,7 @@ class Paths(NamedTuple):
     docker_root: str = "/var/lib/docker"
     run_dir: str = "/run/docker-preloader"
     docker_pidfile: str = "/run/docker.pid"
+    docker_cgroup: str = "/sys/fs/cgroup/system.slice/docker.service/cgroup.procs"
 
     @property
     def store(self) -> Store:
