@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 
 from preloader_agent.errors import StoreError
 from preloader_agent.guest import log
 from preloader_agent.guest.mounts import sync_filesystem
-from preloader_agent.guest.plan import AddImage, AddLayer, Operation, Plan, PointLayer, RemoveImage, RemoveLayer
-from preloader_agent.guest.storestate import marker_path
+from preloader_agent.guest.plan import (
+    AddImage,
+    AddLayer,
+    ForgetImage,
+    Operation,
+    Plan,
+    PointLayer,
+    RemoveImage,
+    RemoveLayer,
+    RemoveLeftover,
+)
+from preloader_agent.guest.storestate import STAGED_PREFIX, marker_path
 from preloader_agent.store.digest import ChainID
 from preloader_agent.store.layout import (
     LAYER_DIRECTORY_MODE,
@@ -59,15 +68,15 @@ def _make_directories(store: Store) -> None:
     if not os.path.isdir(store.root):
         os.makedirs(store.root, mode=0o710)
     for name, mode in STORE_DIRECTORIES:
-        path = f"{store.root}/{name}"
-        if not os.path.isdir(path):
-            os.mkdir(path)
-            os.chmod(path, mode)
+        _make_directory(f"{store.root}/{name}", mode)
 
 
 def _apply(operation: Operation, store: Store) -> None:
-    if isinstance(operation, RemoveImage):
+    if isinstance(operation, RemoveLeftover):
+        _remove_tree(operation.path)
+    elif isinstance(operation, RemoveImage):
         _remove_file(store.image_config(operation.image_id))
+    elif isinstance(operation, ForgetImage):
         _remove_tree(store.image_metadata(operation.image_id))
     elif isinstance(operation, RemoveLayer):
         _remove_layer(operation, store)
@@ -97,7 +106,7 @@ def _add_layer(layer: AddLayer, store: Store) -> None:
 
 def _add_record(layer: AddLayer, store: Store) -> None:
     """Stage the layer's record, and rename it into place; a broken one that dockerd passes over gives way."""
-    staged = f"{store.layerdb_staging}/docker-preloader-{layer.chain_id.hex}"
+    staged = f"{store.layerdb_staging}/{STAGED_PREFIX}{layer.chain_id.hex}"
     _remove_tree(staged)
     _make_directory(staged, LAYERDB_DIRECTORY_MODE)
     values = {"diff": layer.diff_id, "cache-id": layer.cache_id, "size": str(layer.size), "parent": layer.parent}
@@ -119,16 +128,15 @@ def _add_image(image: AddImage, store: Store) -> None:
 
 
 def _remove_layer(layer: RemoveLayer, store: Store) -> None:
-    """The record goes last: while it is there, the next pass sees the shim and goes on."""
+    _retire_record(layer.chain_id, store)
     if layer.link:
         _remove_file(f"{store.links}/{layer.link}")
     _remove_tree(store.layer(layer.cache_id))
-    _retire_record(layer.chain_id, store)
 
 
 def _retire_record(chain: ChainID, store: Store) -> None:
     """Take a layer's record away in one step: half a record would be nobody's."""
-    record, retired = store.layer_record(chain), f"{store.layerdb_staging}/docker-preloader-{chain.hex}-retired"
+    record, retired = store.layer_record(chain), f"{store.layerdb_staging}/{STAGED_PREFIX}{chain.hex}-retired"
     if os.path.lexists(record):
         _remove_tree(retired)
         os.rename(record, retired)
@@ -137,8 +145,8 @@ def _retire_record(chain: ChainID, store: Store) -> None:
 
 def _make_directory(path: str, mode: int) -> None:
     if not os.path.isdir(path):
-        os.mkdir(path)
-        os.chmod(path, mode)
+        os.mkdir(path, mode)
+        os.chmod(path, mode)  # whatever the umask
 
 
 def _write_new(path: str, content: str, mode: int) -> None:
@@ -160,7 +168,10 @@ def _remove_file(path: str) -> None:
 
 
 def _remove_tree(path: str) -> None:
-    if os.path.islink(path):
+    """Remove a file, or a directory whose `diff` goes last: by it a shim is known, should we be killed meanwhile."""
+    if os.path.islink(path) or os.path.isfile(path):
         os.unlink(path)
     elif os.path.isdir(path):
-        shutil.rmtree(path)
+        for name in sorted(os.listdir(path), key=lambda name: name == "diff"):
+            _remove_tree(f"{path}/{name}")
+        os.rmdir(path)

@@ -1,7 +1,8 @@
 """What must be done so that Docker's store shows the attached disks, and nothing of absent ones. Pure.
 
 The store's own content wins: an image, layer or reference that is there is never changed. Layers go in parents first,
-images after their layers, references last; what an absent disk brought goes out in the opposite order.
+images after their layers, references last. When an image of an absent disk goes, its marker goes at the very end, so
+that a killed pass is gone on with.
 """
 
 from __future__ import annotations
@@ -21,8 +22,20 @@ from preloader_agent.store.repositories import Repositories
 Adopted = Mapping[ImageID, frozenset[Reference]]
 
 
+class RemoveLeftover(NamedTuple):
+    """Remove what a killed pass left behind."""
+
+    path: str
+
+
 class RemoveImage(NamedTuple):
-    """Take out an image whose layers went with their disk."""
+    """Take out an image whose layers went with their disk; its marker stays for now."""
+
+    image_id: ImageID
+
+
+class ForgetImage(NamedTuple):
+    """Remove the marker of an image that was taken out."""
 
     image_id: ImageID
 
@@ -72,7 +85,7 @@ class SetReferences(NamedTuple):
     repositories: Repositories
 
 
-Operation = RemoveImage | RemoveLayer | PointLayer | AddLayer | AddImage | SetReferences
+Operation = RemoveLeftover | RemoveImage | RemoveLayer | PointLayer | AddLayer | AddImage | SetReferences | ForgetImage
 
 
 class Plan(NamedTuple):
@@ -111,12 +124,12 @@ class _Planner:
                 self.sources.setdefault(layer.chain_id, (disk, layer))
         # The link and lower of each layer that is in the store when the plan is done.
         self.places = {chain: (layer.link, layer.lower) for chain, layer in store.layers.items() if layer.is_sound}
-        self.operations: list[Operation] = []
+        self.operations: list[Operation] = [RemoveLeftover(path) for path in store.leftovers]
         # One for each image, also when two disks carry it.
         self.image_operations: dict[ImageID, AddImage] = {}
         self.removed: dict[Reference, ImageID] = {}
         self.added: dict[Reference, ImageID] = {}
-        self.lost_images: set[ImageID] = set()
+        self.lost_images: dict[ImageID, None] = {}  # an ordered set
         self.images: dict[ImageID, tuple[ImageRecord, str]] = {}
         self.adopted: dict[ImageID, frozenset[Reference]] = {}
         self.problems: list[str] = []
@@ -124,6 +137,7 @@ class _Planner:
     def remove_what_is_lost(self) -> None:
         """Shims of absent disks go, or move to a disk that has the layer, too; then the images that need them."""
         lost = [layer for layer in self.store.layers.values() if layer.shim and not layer.is_sound]
+        lost.sort(key=lambda layer: -len(layer.lower))  # children first: what is listed always has its parent
         removals: list[Operation] = []
         for layer in lost:
             assert layer.cache_id is not None
@@ -133,8 +147,8 @@ class _Planner:
             else:
                 removals.append(RemoveLayer(layer.chain_id, layer.cache_id, layer.link))
         for image_id, brought in self.store.brought.items():
-            if not all(chain in self.places for chain in brought.chain):
-                self.lost_images.add(image_id)
+            if brought.chain is None or not all(chain in self.places for chain in brought.chain):
+                self.lost_images[image_id] = None
                 self.operations.append(RemoveImage(image_id))
                 self.removed.update(dict.fromkeys(brought.references, image_id))
         self.operations += removals
@@ -142,7 +156,8 @@ class _Planner:
     def adopt(self, image: ImageRecord, disk: Disk) -> None:
         """Add what is missing of an image, unless the user removed it since boot."""
         is_stored = image.image_id in self.store.images and image.image_id not in self.lost_images
-        is_removed = image.image_id in self.adopted_before and image.image_id not in self.store.images
+        known_ids = self.store.images | self.store.brought.keys()
+        is_removed = image.image_id in self.adopted_before and image.image_id not in known_ids
         if is_removed:
             self.adopted[image.image_id] = self.adopted_before[image.image_id]
             return
@@ -164,6 +179,7 @@ class _Planner:
         self.operations += self.image_operations.values()
         if repositories != self.store.repositories:
             self.operations.append(SetReferences(repositories))
+        self.operations += [ForgetImage(image) for image in self.lost_images if image not in self.image_operations]
         return Plan(tuple(self.operations), tuple(self.images.values()), self.adopted, tuple(self.problems))
 
     def _trees(self, chain: ChainID) -> tuple[str, str]:

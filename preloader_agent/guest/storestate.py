@@ -1,7 +1,8 @@
 """What is in Docker's store: read before anything is planned, never changed here.
 
-A shim is a layer whose `diff` is a symlink, which dockerd never makes. An image that we brought has a file of ours
-among what dockerd notes about the image; dockerd does not look at it, and deletes it with the image.
+A shim is a layer whose `diff` is a symlink, which dockerd never makes. An image that we brought has a marker, a file of
+ours among what dockerd notes about the image; dockerd does not look at it, and deletes it with the image. What a pass
+that was killed left behind is known by the same two signs.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import NamedTuple
 
 from preloader_agent.errors import InvalidValue
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, ImageID, chain_ids
-from preloader_agent.store.layout import Store
+from preloader_agent.store.layout import Store, link_target
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
 
 MARKER = "docker-preloader"
+STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stages there
 
 
 class StoredLayer(NamedTuple):
@@ -32,29 +34,36 @@ class StoredLayer(NamedTuple):
 
 
 class BroughtImage(NamedTuple):
-    """An image that a disk brought, and the references that came with it."""
+    """An image that a disk brought, and the references that came with it; no chain when it is only half there."""
 
-    chain: tuple[ChainID, ...]
+    chain: tuple[ChainID, ...] | None
     references: tuple[Reference, ...]
 
 
 class StoreState(NamedTuple):
-    """The layers, images and references of a store."""
+    """The layers, images and references of a store, and the paths that a killed pass left in it."""
 
     layers: dict[ChainID, StoredLayer]
     images: frozenset[ImageID]
     brought: dict[ImageID, BroughtImage]
     repositories: Repositories
+    leftovers: tuple[str, ...]
 
 
 def read_store(store: Store) -> StoreState:
     """Read a store; one that does not exist is empty. Raises StoreError for an unusable repositories.json."""
+    layers = {layer.chain_id: layer for layer in _read_layers(store)}
     images = frozenset(_read_images(store))
     return StoreState(
-        {layer.chain_id: layer for layer in _read_layers(store)},
+        layers,
         images,
-        dict(_read_brought(store, images)),
+        dict(_read_brought(store)),
         _read_repositories(store),
+        (
+            *_staged(store),
+            *_shims_without_record(store, {layer.cache_id for layer in layers.values()}),
+            *_metadata_of_nothing(store, images),
+        ),
     )
 
 
@@ -89,27 +98,61 @@ def _read_layer(store: Store, chain: ChainID) -> StoredLayer:
 
 
 def _read_images(store: Store) -> Iterator[ImageID]:
-    for name in _list(store.image_configs):
-        try:
-            image = ImageID(f"sha256:{name}")
-        except InvalidValue:
-            continue
+    for image in _image_ids(store.image_configs):
         if os.path.getsize(store.image_config(image)):
             yield image
 
 
-def _read_brought(store: Store, images: frozenset[ImageID]) -> Iterator[tuple[ImageID, BroughtImage]]:
-    for image in images:
+def _read_brought(store: Store) -> Iterator[tuple[ImageID, BroughtImage]]:
+    for image in _image_ids(store.images_metadata):
         content = _read(marker_path(store, image))
         if not content:
             continue
+        config = _read(store.image_config(image))
         try:
             references = tuple(Reference(reference) for reference in json.loads(content)["references"])
-            config = json.loads(_read(store.image_config(image)))
-            chain = chain_ids(DiffID(diff_id) for diff_id in config["rootfs"]["diff_ids"] or ())
+            diff_ids = json.loads(config)["rootfs"]["diff_ids"] or () if config else None
+            chain = None if diff_ids is None else tuple(chain_ids(DiffID(diff_id) for diff_id in diff_ids))
         except (ValueError, KeyError, TypeError, InvalidValue):
             continue  # written to by somebody else: then it is not ours to remove
-        yield image, BroughtImage(tuple(chain), references)
+        yield image, BroughtImage(chain, references)
+
+
+def _image_ids(directory: str) -> Iterator[ImageID]:
+    for name in _list(directory):
+        try:
+            yield ImageID(f"sha256:{name}")
+        except InvalidValue:
+            continue
+
+
+def _staged(store: Store) -> Iterator[str]:
+    for name in _list(store.layerdb_staging):
+        if name.startswith(STAGED_PREFIX):
+            yield f"{store.layerdb_staging}/{name}"
+
+
+def _shims_without_record(store: Store, recorded: set[CacheID | None]) -> Iterator[str]:
+    for name in _list(store.layers):
+        try:
+            cache_id = CacheID(name)
+        except InvalidValue:
+            continue
+        if cache_id in recorded:
+            continue
+        if os.path.islink(store.diff(cache_id)):
+            link = f"{store.links}/{_read(f'{store.layer(cache_id)}/link') or '-'}"
+            if os.path.islink(link) and os.readlink(link) == link_target(cache_id):
+                yield link
+            yield store.layer(cache_id)
+        elif not os.listdir(store.layer(cache_id)):
+            yield store.layer(cache_id)
+
+
+def _metadata_of_nothing(store: Store, images: frozenset[ImageID]) -> Iterator[str]:
+    for image in _image_ids(store.images_metadata):
+        if image not in images and not os.listdir(store.image_metadata(image)):
+            yield store.image_metadata(image)
 
 
 def _read_repositories(store: Store) -> Repositories:

@@ -54,6 +54,11 @@ class Store(NamedTuple):
         return f"{self.root}/image/overlay2/imagedb/content/sha256"
 
     @property
+    def images_metadata(self) -> str:
+        """The directory of what dockerd notes about images, each in a directory named by its image ID."""
+        return f"{self.root}/image/overlay2/imagedb/metadata/sha256"
+
+    @property
     def layerdb(self) -> str:
         """The directory of layer records, each named by its ChainID."""
         return f"{self.root}/image/overlay2/layerdb/sha256"
@@ -64,9 +69,14 @@ class Store(NamedTuple):
         return f"{self.root}/image/overlay2/layerdb/tmp"
 
     @property
+    def layers(self) -> str:
+        """The directory of layers, each named by its CacheID."""
+        return f"{self.root}/overlay2"
+
+    @property
     def links(self) -> str:
         """The directory of short links."""
-        return f"{self.root}/overlay2/l"
+        return f"{self.layers}/l"
 
     def image_config(self, image: ImageID) -> str:
         """The configuration of an image."""
@@ -74,7 +84,7 @@ class Store(NamedTuple):
 
     def image_metadata(self, image: ImageID) -> str:
         """The directory of what dockerd notes about an image; deleted by dockerd with the image."""
-        return f"{self.root}/image/overlay2/imagedb/metadata/sha256/{image.hex}"
+        return f"{self.images_metadata}/{image.hex}"
 
     def layer_record(self, chain: ChainID) -> str:
         """The directory that records a layer."""
@@ -86,7 +96,7 @@ class Store(NamedTuple):
 
     def layer(self, cache_id: CacheID) -> str:
         """The directory of a layer's tree and of its place in the overlay."""
-        return f"{self.root}/overlay2/{cache_id}"
+        return f"{self.layers}/{cache_id}"
 
     def diff(self, cache_id: CacheID) -> str:
         """A layer's tree; in a shim, a symlink to the tree on a disk."""

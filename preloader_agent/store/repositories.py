@@ -31,10 +31,11 @@ class Repositories(NamedTuple):
             entries = tree.get(reference.name, {})
             if entries.get(reference) == image:
                 del entries[reference]
+                if not entries:
+                    del tree[reference.name]
         for reference, image in add.items():
             tree.setdefault(reference.name, {})[str(reference)] = str(image)
-        kept = {name: entries for name, entries in tree.items() if entries}
-        return Repositories({**self.document, "Repositories": kept})
+        return Repositories({**self.document, "Repositories": tree})
 
     def references(self) -> list[tuple[Reference, ImageID]]:
         """Every well-formed entry; dockerd skips the others, too."""
