@@ -112,8 +112,11 @@ def choose_accelerator(kvm: bool, qemu_major: int) -> Accelerator:
     """KVM where it works, else emulation with the best processor that this QEMU emulates correctly."""
     if kvm:
         return Accelerator("kvm", "host")
+    # MiB of translated code. The default, 1 GiB, is never filled, so what a reboot leaves is only thrown away page by
+    # page: measured on QEMU 7.2, a reboot takes 55 s of processor time instead of 37, and QEMU 1.6 GB instead of 0.6.
+    accel = "tcg,thread=multi,tb-size=128"
     # QEMU 7.2's TCG corrupts RFLAGS at CMPXCHG16B: kernels since about 6.6 double-fault in kmalloc.
-    return Accelerator("tcg,thread=multi", "max" if qemu_major >= 8 else "Nehalem,-cx16")
+    return Accelerator(accel, "max" if qemu_major >= 8 else "Nehalem,-cx16")
 
 
 def find_accelerator() -> Accelerator:

@@ -77,8 +77,8 @@ def test_kvm_needs_a_device_that_opens(tmp_path: Path) -> None:
 
 def test_accelerator() -> None:
     assert choose_accelerator(kvm=True, qemu_major=7) == Accelerator("kvm", "host")
-    assert choose_accelerator(kvm=False, qemu_major=7) == Accelerator("tcg,thread=multi", "Nehalem,-cx16")
-    assert choose_accelerator(kvm=False, qemu_major=10) == Accelerator("tcg,thread=multi", "max")
+    assert choose_accelerator(kvm=False, qemu_major=7) == Accelerator("tcg,thread=multi,tb-size=128", "Nehalem,-cx16")
+    assert choose_accelerator(kvm=False, qemu_major=10) == Accelerator("tcg,thread=multi,tb-size=128", "max")
 
 
 # --- the command line ---
@@ -87,7 +87,7 @@ def test_accelerator() -> None:
 def test_command_has_what_every_guest_needs() -> None:
     command = qemu_command(GUEST, VmFiles(Path("/run/vm")), TCG)
     assert values_of(command, "-kernel") == ["/guest/vmlinuz"]
-    assert values_of(command, "-accel") == ["tcg,thread=multi"]
+    assert values_of(command, "-accel") == ["tcg,thread=multi,tb-size=128"]
     assert values_of(command, "-serial") == ["file:/run/vm/console.log"]
     [root] = map(json.loads, values_of(command, "-blockdev"))
     assert root["file"]["filename"] == "/run/vm/root.qcow2"
