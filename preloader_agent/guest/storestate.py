@@ -113,7 +113,7 @@ def _read_brought(store: Store) -> Iterator[tuple[ImageID, BroughtImage]]:
             references = tuple(Reference(reference) for reference in json.loads(content)["references"])
             diff_ids = json.loads(config)["rootfs"]["diff_ids"] or () if config else None
             chain = None if diff_ids is None else tuple(chain_ids(DiffID(diff_id) for diff_id in diff_ids))
-        except (ValueError, KeyError, TypeError, InvalidValue):
+        except (ValueError, KeyError, TypeError, RecursionError, InvalidValue):
             continue  # written to by somebody else: then it is not ours to remove
         yield image, BroughtImage(chain, references)
 

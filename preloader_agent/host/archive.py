@@ -223,5 +223,5 @@ def _read_json(archive: tarfile.TarFile, name: str) -> Any:
 def _parse_json(archive: tarfile.TarFile, name: str, content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InvalidArchive(archive.name, f"{name} is not valid JSON: {err}") from err

@@ -60,7 +60,7 @@ def parse_repositories(content: bytes, path: str) -> Repositories:
     """Read the file. Raises StoreError when it is not what dockerd would accept."""
     try:
         document = json.loads(content)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise StoreError(path, f"not valid JSON ({err}); dockerd would not start with it: repair or remove it") from err
     tree = document.get("Repositories") if isinstance(document, dict) else None
     if tree is None and document == {}:
