@@ -8,6 +8,7 @@ accepts: https://github.com/golang/go/tree/master/src/archive/tar (reader.go, st
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -24,6 +25,11 @@ GLOBAL_HEADER = b"g"
 _HEADER_ONLY = frozenset((LNK, SYM, CHR, BLK, DIR, FIFO))
 _XATTR_PREFIX = b"SCHILY.xattr."
 _ZERO_BLOCK = bytes(BLOCK)
+_OCTAL = frozenset(b"01234567")
+_PAX_NUMBER = re.compile(rb"\d{1,19}")
+_PAX_TIME = re.compile(rb"([+-]?\d{1,19})(?:\.(\d*))?")
+MAX_ID, MAX_MAJOR, MAX_MINOR = (1 << 32) - 2, (1 << 12) - 1, (1 << 20) - 1  # what the kernel knows
+_MAX_SIZE = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,7 @@ class LayerTar:
         return block
 
     def _next_member(self) -> Member | None:
-        if len(self._read_raw(self._padding)) < self._padding and self._unread:
-            raise self._invalid("it ends within a file; the archive is truncated")
+        self._read_raw(self._padding)  # it may be missing at the end
         pax: dict[bytes, bytes] = {}
         long_name = long_link = b""
         while True:
@@ -141,13 +146,15 @@ class LayerTar:
                 raise self._invalid("a zero block stands between two headers; the archive is damaged")
             return None
         stored = _parse_octal(block[148:156])
-        unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-        if stored not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])):
+        rest = block[:148] + block[156:]
+        unsigned = sum(rest) + 8 * ord(" ")
+        # Some old writers add up signed bytes.
+        if stored != unsigned and stored != unsigned - 256 * sum(byte > 127 for byte in rest):
             raise self._invalid("a tar header has a wrong checksum; the archive is damaged")
         return block
 
     def _read_special(self, block: bytes) -> bytes:
-        size = self._number(block[124:136])
+        size = self._header_number(block[124:136])
         if not 0 <= size <= MAX_SPECIAL:
             raise self._invalid(
                 f"a tar header of type {block[156:157]!r} has {size} bytes, at most {MAX_SPECIAL} are read"
@@ -162,52 +169,73 @@ class LayerTar:
         records: dict[bytes, bytes] = {}
         while content:
             digits, _, _ = content.partition(b" ")
-            length = int(digits) if digits.isdigit() else 0
+            length = int(digits) if _PAX_NUMBER.fullmatch(digits) else 0
             key, equals, value = content[len(digits) + 1 : length].partition(b"=")
             if length > len(content) or not equals or not key or not value.endswith(b"\n"):
                 raise self._invalid("a PAX header is not well formed; the archive is damaged")
+            if b"\0" in key or (b"\0" in value and key in (b"path", b"linkpath")):
+                raise self._invalid(f"PAX record {_show(key)} holds a zero byte; the archive is damaged")
             records[key] = value[:-1]
             content = content[length:]
         return records
 
     def _parse_member(self, block: bytes, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes) -> Member:
-        name = pax.get(b"path") or long_name or _ustar_name(block)
+        name = long_name or pax.get(b"path") or _ustar_name(block)
         kind = block[156:157]
         if kind == b"\0":
             kind = DIR if name.endswith(b"/") else REG
-        if kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
-            raise self._invalid(
-                f"{_show(name)} is a sparse member, which docker cannot save again; add it without --sparse"
-            )
-        if kind not in _HEADER_ONLY and kind not in (REG, GLOBAL_HEADER):
-            raise self._invalid(f"{_show(name)} has tar type {kind!r}, which dockerd refuses, too")
-        size = self._pax_number(pax, b"size", block[124:136])
+        self._refuse_type(name, kind, pax)
+        size = self._number(block[124:136], pax, b"size", _MAX_SIZE)
         if kind == GLOBAL_HEADER:
             self._read_special(block)
             size, name = 0, name or b"pax_global_header"
         return Member(
             name=name,
             type=kind,
-            mode=self._number(block[100:108]) & 0o7777,
-            uid=self._pax_number(pax, b"uid", block[108:116]),
-            gid=self._pax_number(pax, b"gid", block[116:124]),
+            mode=self._header_number(block[100:108]) & 0o7777,
+            uid=self._number(block[108:116], pax, b"uid", MAX_ID),
+            gid=self._number(block[116:124], pax, b"gid", MAX_ID),
             size=0 if kind in _HEADER_ONLY else size,
-            mtime_ns=_pax_time(pax[b"mtime"]) if b"mtime" in pax else self._number(block[136:148]) * 10**9,
-            linkname=pax.get(b"linkpath") or long_link or _until_nul(block[157:257]),
-            device=(self._number(block[329:337]), self._number(block[337:345])) if kind in (CHR, BLK) else (0, 0),
+            mtime_ns=self._time(block[136:148], pax.get(b"mtime")),
+            linkname=long_link or pax.get(b"linkpath") or _until_nul(block[157:257]),
+            device=self._device(block) if kind in (CHR, BLK) else (0, 0),
             raw=bytes(self._raw),
             xattrs={key[len(_XATTR_PREFIX) :]: value for key, value in pax.items() if key.startswith(_XATTR_PREFIX)},
         )
 
-    def _pax_number(self, pax: dict[bytes, bytes], key: bytes, otherwise: bytes) -> int:
-        value = pax.get(key)
-        if not value:
-            return self._number(otherwise)
-        if not value.isdigit():
-            raise self._invalid(f"PAX record {_show(key)} is not a number: {_show(value)}")
-        return int(value)
+    def _refuse_type(self, name: bytes, kind: bytes, pax: dict[bytes, bytes]) -> None:
+        if kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
+            raise self._invalid(
+                f"{_show(name)} is a sparse member, which docker cannot save again; add it without --sparse"
+            )
+        if kind not in _HEADER_ONLY and kind not in (REG, GLOBAL_HEADER):
+            raise self._invalid(f"{_show(name)} has tar type {kind!r}, which dockerd refuses, too")
 
-    def _number(self, text: bytes) -> int:
+    def _number(self, text: bytes, pax: dict[bytes, bytes], key: bytes, limit: int) -> int:
+        """A number of a header, or of the PAX record that says it better; an empty record says nothing."""
+        value = pax.get(key)
+        if value and not _PAX_NUMBER.fullmatch(value):
+            raise self._invalid(f"PAX record {_show(key)} is not a number: {_show(value[:40])}")
+        number = int(value) if value else self._header_number(text)
+        if not 0 <= number <= limit:
+            raise self._invalid(f"a tar header has {key.decode()} {number}, which is not in 0-{limit}")
+        return number
+
+    def _device(self, block: bytes) -> tuple[int, int]:
+        major, minor = block[329:337], block[337:345]
+        return self._number(major, {}, b"major", MAX_MAJOR), self._number(minor, {}, b"minor", MAX_MINOR)
+
+    def _time(self, text: bytes, value: bytes | None) -> int:
+        """A modification time in nanoseconds since 1970; Go cuts what is finer."""
+        if not value:
+            return self._header_number(text) * 10**9
+        found = _PAX_TIME.fullmatch(value)
+        if found is None:
+            raise self._invalid(f"PAX record 'mtime' is not a time: {_show(value[:40])}")
+        nanoseconds = int(((found[2] or b"") + b"000000000")[:9])
+        return int(found[1]) * 10**9 + (-nanoseconds if value.startswith(b"-") else nanoseconds)
+
+    def _header_number(self, text: bytes) -> int:
         """A number of a header: octal digits, or base 256 when the first bit is set (GNU)."""
         if text[0] & 0x80:
             return int.from_bytes(bytes([text[0] & 0x7F | (text[0] & 0x40) << 1]) + text[1:], "big", signed=True)
@@ -219,18 +247,7 @@ class LayerTar:
 
 def _parse_octal(text: bytes) -> int | None:
     digits = _until_nul(text.strip(b" \0"))
-    try:
-        return int(digits or b"0", 8)
-    except ValueError:
-        return None
-
-
-def _pax_time(text: bytes) -> int:
-    """Seconds with a fraction, as nanoseconds since 1970; Go cuts what is finer."""
-    seconds, _, fraction = text.partition(b".")
-    nanoseconds = int((fraction + b"000000000")[:9])
-    whole = int(seconds or b"0")
-    return whole * 10**9 + (-nanoseconds if text.startswith(b"-") else nanoseconds)
+    return int(digits or b"0", 8) if _OCTAL.issuperset(digits) else None
 
 
 def _ustar_name(block: bytes) -> bytes:

@@ -21,6 +21,8 @@ OPAQUE_MARKER = b".wh..wh..opq"
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 # Docker gives what no member describes the time of unpacking; the same input must give the same bytes here.
 IMPLIED_MTIME_NS = 0
+# dockerd sets times before 1970 to 1970, and the kernel those that ext4 cannot hold to the last that it can.
+_MAX_MTIME_NS = ((1 << 34) - (1 << 31) - 1) * 10**9
 # What ext4 can hold, and what debugfs' command language can write.
 _XATTR_NAME = re.compile(rb"(?:user|trusted|security|system)\.[!#-~][ !#-~]{0,200}")
 
@@ -120,7 +122,7 @@ class LayerTree:
             member.uid,
             member.gid,
             member.size,
-            max(member.mtime_ns, 0),  # dockerd sets times before 1970 to 1970
+            min(max(member.mtime_ns, 0), _MAX_MTIME_NS),
             member.linkname,
             member.device,
             member.xattrs,
