@@ -53,7 +53,6 @@ class LayerTree:
         self._layer = layer
         self._names: set[bytes] = set()
         self._types: dict[bytes, bytes] = {b"": DIR}
-        self._implied: set[bytes] = set()
         self._whiteouts: dict[bytes, Node] = {}
         self.opaque: list[bytes] = []
 
@@ -98,7 +97,6 @@ class LayerTree:
             raise self._invalid(member, f"is below {_show(path)}, which is not a directory")
         yield from self._imply(posixpath.dirname(path), member)
         self._types[path] = DIR
-        self._implied.add(path)
         yield Node(path, DIR)
 
     def _add_whiteout(self, path: bytes, member: Member) -> None:
@@ -107,12 +105,12 @@ class LayerTree:
         self._whiteouts[path] = Node(path, CHR, 0, member.uid, member.gid)
 
     def _add_node(self, path: bytes, member: Member) -> Node:
-        if path in self._implied and member.type != DIR:
-            raise self._invalid(member, "replaces a directory that the same layer fills; that cannot be on a disk")
+        # mke2fs cannot take back what it wrote; a folder may come again, with other metadata.
+        if path in self._types and not self._types[path] == member.type == DIR:
+            raise self._invalid(member, f"replaces {_show(path)} of the same layer; that cannot be written to a disk")
         for name in member.xattrs:
             if not _XATTR_NAME.fullmatch(name):
                 raise self._invalid(member, f"has an xattr {_show(name)}, which ext4 cannot hold")
-        self._implied.discard(path)
         self._whiteouts.pop(path, None)
         self._types[path] = member.type
         node = Node(
