@@ -1,0 +1,71 @@
+"""Disks that several tests look at, built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from preloader_agent.errors import ToolError
+from preloader_agent.host.disk import build_disk
+from preloader_agent.host.e2fsprogs import check_version
+from preloader_agent.host.run import run
+from tests import images
+from tests.images import Image, Layout
+
+SMALL_IMAGES: Sequence[Callable[[], Image]] = (
+    images.busybox_image,
+    images.app_image,
+    images.edge_image,
+    images.untagged_image,
+    images.implied_parents_image,
+)
+
+
+@pytest.fixture(scope="session")
+def ext4_tools() -> None:
+    """Skips what builds a disk where mke2fs cannot read a tar stream."""
+    try:
+        check_version()
+    except ToolError as err:
+        pytest.skip(str(err))
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
+    """All small images in one archive, in each layout."""
+    folder = tmp_path_factory.mktemp("archives")
+    small = [make() for make in SMALL_IMAGES]
+    return {
+        "old": images.write_docker_archive(small, folder / "old.tar", "old"),
+        "oci": images.write_docker_archive(small, folder / "oci.tar", "oci"),
+    }
+
+
+@pytest.fixture(scope="session")
+def disks(ext4_tools: None, archives: dict[Layout, Path]) -> dict[Layout, Path]:  # noqa: ARG001 - it may skip
+    """A disk of each archive."""
+    found: dict[Layout, Path] = {layout: path.with_suffix(".qcow2") for layout, path in archives.items()}
+    for layout, path in archives.items():
+        build_disk([path], found[layout])
+    return found
+
+
+@pytest.fixture(scope="session")
+def disk(disks: dict[Layout, Path]) -> Path:
+    """A qcow2 disk with all small images."""
+    return disks["old"]
+
+
+@pytest.fixture(scope="session")
+def raw_disk(disk: Path) -> Path:
+    """The same, as a raw image."""
+    return convert_to_raw(disk)
+
+
+def convert_to_raw(disk: Path) -> Path:
+    """The raw image of a disk, beside it."""
+    raw = disk.with_suffix(".raw")
+    run(["qemu-img", "convert", "-O", "raw", disk, raw])
+    return raw
