@@ -14,6 +14,8 @@ TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the impo
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from preloader_agent.guest.report import DeviceReport
+
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 the operation failed, 2 invalid input or usage, 130 interrupted."""
@@ -94,10 +96,32 @@ def _status(options: Namespace) -> int:
 
 
 def _sync(options: Namespace) -> int:
-    from preloader_agent.guest.docker import read_paths
-    from preloader_agent.guest.report import read_status
+    from preloader_agent.guest.report import read_status, write_devices
     from preloader_agent.guest.sync import merge
     from preloader_agent.guest.wake import wake_daemon
+
+    paths = _sync_paths(options)
+    devices = [(device, "") for device in options.device]
+    if not options.device and not options.docker_root:
+        from preloader_agent.guest.devices import Devices
+
+        devices = [(device.node, device.label) for device in Devices().enumerate()]
+    refused, status = _attach_devices(paths, devices)
+    if not options.device:
+        status = 0  # a disk that is not fit is reported, but it was not asked for by name
+    if not merge(paths):
+        log.warning("docker-preloader: docker runs; the change is made at its next start")
+        status = 1
+    if not wake_daemon(paths.wake_socket):
+        write_devices(paths, [*_mounted_devices(paths), *refused], [], None, "")
+    found = read_status(paths)
+    if found is not None:
+        print(found.headline())
+    return status
+
+
+def _sync_paths(options: Namespace) -> Paths:
+    from preloader_agent.guest.docker import read_paths
 
     run_dir = os.path.abspath(options.run_dir)
     paths = Paths(run_dir=run_dir) if options.docker_root else read_paths(run_dir)
@@ -106,37 +130,32 @@ def _sync(options: Namespace) -> int:
     if options.docker_pidfile:
         # A dockerd that is not docker.service's: whether the service runs says nothing about its store.
         paths = paths._replace(docker_pidfile=os.path.abspath(options.docker_pidfile), docker_cgroup="/nonexistent")
-    status = _attach_devices(paths, options.device)
-    if not merge(paths):
-        log.warning("docker-preloader: docker runs; the change is made at its next start")
-        status = 1
-    wake_daemon(paths.wake_socket)
-    found = read_status(paths)
-    if found is not None:
-        print(found.headline())
-    return status
+    return paths
 
 
-def _attach_devices(paths: Paths, devices: list[str]) -> int:
-    """Mount the named devices, each on its own: one that is not fit does not keep the others out."""
+def _attach_devices(paths: Paths, devices: list[tuple[str, str]]) -> tuple[list[DeviceReport], int]:
+    """Mount some devices, each on its own: one that is not fit does not keep the others out."""
     from preloader_agent.guest.disks import attach_disk, read_label
-    from preloader_agent.guest.mounts import list_mounts
-    from preloader_agent.guest.report import DeviceReport, write_devices
+    from preloader_agent.guest.report import DeviceReport
     from preloader_agent.guest.sync import exclusive
 
     refused, status = [], 0
-    for device in devices:
-        label = "?"
+    for device, known_label in devices:
+        label = known_label
         try:
-            label = read_label(device)
+            label = known_label or read_label(device)
             with exclusive(paths):
                 attach_disk(paths, device, label)
         except PreloaderError as err:
             log.error("not mounting %s: %s", device, err)
-            refused.append(DeviceReport(label, device, "refused", str(err)))
+            refused.append(DeviceReport(label or "?", device, "refused", str(err)))
             status = err.exit_code
-    if devices:
-        mounts = sorted(list_mounts(paths.mounts), key=lambda mount: mount.target)
-        mounted = [DeviceReport(os.path.basename(mount.target), mount.source, "mounted") for mount in mounts]
-        write_devices(paths, [*mounted, *refused], [], None, "")
-    return status
+    return refused, status
+
+
+def _mounted_devices(paths: Paths) -> list[DeviceReport]:
+    from preloader_agent.guest.mounts import list_mounts
+    from preloader_agent.guest.report import DeviceReport
+
+    mounts = sorted(list_mounts(paths.mounts), key=lambda mount: mount.target)
+    return [DeviceReport(os.path.basename(mount.target), mount.source, "mounted") for mount in mounts]

@@ -7,6 +7,7 @@ is read beyond a bound. A disk that fails a check is unmounted again.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, Mo
 from preloader_agent.guest import log
 from preloader_agent.guest.mounts import list_mounts, mount_disk, unmount
 from preloader_agent.guest.paths import Paths
-from preloader_agent.store.digest import ImageID, sha256_digest
-from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, parse_index
+from preloader_agent.store.digest import DiffID, ImageID, chain_ids, sha256_digest
+from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, ImageRecord, parse_index
 from preloader_agent.store.layout import INDEX_NAME, Store
 
 MAX_CONFIG_BYTES = 4 << 20  # an image configuration has some kB; containerd's limit for a manifest is the same
@@ -37,7 +38,7 @@ class Disk(NamedTuple):
         path = Store("").image_config(image).lstrip("/")
         content = read_beneath(self.store.root, path, MAX_CONFIG_BYTES)
         if (found := sha256_digest(content)) != image:
-            raise DigestMismatch(f"disk {self.label}: image configuration", image, found)
+            raise DigestMismatch(f"disk {self.label} ({self.device}): image configuration", image, found)
         return content
 
 
@@ -88,7 +89,23 @@ def read_disk(mountpoint: str, device: str) -> Disk:
         path = Store("").diff(layer.cache_id).lstrip("/")
         if not stat.S_ISDIR(_lstat_beneath(mountpoint, path)):
             raise InvalidDisk(f"disk {label} ({device})", f"{path} is not a directory; build the disk again")
-    return Disk(label, device, store, index)
+    disk = Disk(label, device, store, index)
+    for image in index.images:
+        _check_config(disk, image)
+    return disk
+
+
+def _check_config(disk: Disk, image: ImageRecord) -> None:
+    """dockerd goes by the configuration: it must name the very layers that the index gives the image."""
+    try:
+        diff_ids = json.loads(disk.read_config(image.image_id))["rootfs"]["diff_ids"] or ()
+        chain = tuple(chain_ids(DiffID(diff_id) for diff_id in diff_ids))
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidValue) as err:
+        what = f"image configuration {image.image_id.hex[:12]} is not valid: {err!r:.100}; build the disk again"
+        raise InvalidDisk(f"disk {disk.label} ({disk.device})", what) from err
+    if chain != image.chain:
+        what = f"image {image.image_id.hex[:12]} has other layers than its configuration names; build the disk again"
+        raise InvalidDisk(f"disk {disk.label} ({disk.device})", what)
 
 
 def read_beneath(root: str, path: str, limit: int) -> bytes:

@@ -19,10 +19,14 @@ def open_wake_socket(path: str) -> socket:
     return wake
 
 
-def wake_daemon(path: str) -> None:
-    """Call the daemon, if there is one."""
+def wake_daemon(path: str) -> bool:
+    """Call the daemon; whether there is one."""
     with socket(AF_UNIX, SOCK_DGRAM) as wake:
         try:
             wake.sendto(b"merged", MSG_DONTWAIT, path)
-        except OSError as err:  # no daemon, or one that has enough calls waiting
-            log.debug("not waking the daemon: %s", err)
+        except BlockingIOError:  # it has enough calls waiting
+            return True
+        except OSError as err:
+            log.debug("no daemon to wake: %s", err)
+            return False
+    return True

@@ -1,7 +1,7 @@
 """Paths in Docker's overlay2 store, the same below a data root in the guest and on a disk.
 
 Every function of the product that needs a path in a store asks here. Modes are those that dockerd 20.10, 26.1 and 28.5
-give (docs/storage.md).
+give, as seen by loading the same image into each.
 """
 
 from __future__ import annotations

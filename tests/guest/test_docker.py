@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
+
+import pytest
+
+from preloader_agent.errors import StoreError
+from preloader_agent.guest.docker import DockerInfo, is_running, query_info, read_paths
+from preloader_agent.guest.paths import Paths
+from preloader_agent.host.run import start
+
+
+def write_config(tmp_path: Path, settings: object) -> str:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps(settings))
+    return str(path)
+
+
+def test_dockers_own_configuration_decides_where_the_store_is(tmp_path: Path) -> None:
+    assert read_paths(config=str(tmp_path / "none")) == Paths()
+    paths = read_paths(config=write_config(tmp_path, {"data-root": "/srv/docker", "pidfile": "/run/d.pid"}))
+    assert (paths.docker_root, paths.docker_pidfile) == ("/srv/docker", "/run/d.pid")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"userns-remap": "default"}, "userns-remap is set"),
+        ({"storage-driver": "btrfs"}, "storage-driver is not overlay2"),
+        ({"features": {"containerd-snapshotter": True}}, "images are kept by containerd"),
+    ],
+)
+def test_a_store_that_disks_cannot_be_linked_into_is_left_alone(tmp_path: Path, settings: object, reason: str) -> None:
+    with pytest.raises(StoreError, match=rf"daemon\.json: .*{reason}.*left alone"):
+        read_paths(config=write_config(tmp_path, settings))
+
+
+def test_a_configuration_that_docker_would_not_read_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text("{")
+    with pytest.raises(StoreError, match="not valid JSON .* docker would not start with it"):
+        read_paths(config=str(path))
+
+
+def test_dockerd_runs_while_the_process_of_its_pid_file_is_a_dockerd(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep
+    program = shutil.copy(sleep, tmp_path / "dockerd")
+    pidfile, cgroup = tmp_path / "docker.pid", tmp_path / "cgroup.procs"
+    paths = Paths(docker_pidfile=str(pidfile), docker_cgroup=str(cgroup))
+    assert not is_running(paths)
+    with (tmp_path / "log").open("wb") as log:
+        dockerd = start([program, "60"], log=log)
+        other = start([sleep, "60"], log=log)
+    try:
+        for file in (pidfile, cgroup):
+            file.write_text(f"{other.pid}\n")
+            assert not is_running(paths), "a process that took over the number of a dead dockerd"
+            file.write_text(f"{other.pid}\n{dockerd.pid}\n" if file is cgroup else str(dockerd.pid))
+            assert is_running(paths)
+            file.unlink()
+        pidfile.write_text(str(dockerd.pid))
+    finally:
+        for process in (dockerd, other):
+            process.kill()
+            process.wait()
+    assert not is_running(paths)
+    pidfile.write_text("")
+    assert not is_running(paths)
+
+
+class DockerApi(BaseHTTPRequestHandler):
+    """The one answer of dockerd's API that the agent asks for."""
+
+    answer = b"{}"
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/info" else 404)
+        self.send_header("Content-Length", str(len(self.answer)))
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def address_string(self) -> str:
+        return "local"
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[str]:
+    path = str(tmp_path / "docker.sock")
+    with UnixStreamServer(path, DockerApi) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield path
+        server.shutdown()
+        thread.join()
+
+
+def test_what_a_running_dockerd_says_of_itself(api: str) -> None:
+    DockerApi.answer = json.dumps({"ContainersRunning": 2, "LiveRestoreEnabled": True, "Other": [1]}).encode()
+    assert query_info(api) == DockerInfo(2, live_restore=True)
+
+
+def test_an_answer_that_is_not_dockers_is_an_error(api: str) -> None:
+    DockerApi.answer = b"<html>"
+    with pytest.raises(OSError, match="answer is not JSON"):
+        query_info(api)
+
+
+def test_a_dockerd_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        query_info(str(tmp_path / "none"))
