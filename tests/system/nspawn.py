@@ -199,8 +199,8 @@ class NspawnGuest:
         self.wait_for_unit("multi-user.target", timeout)
 
     def journal(self, unit: str = "", lines: int = JOURNAL_LINES) -> str:
-        """The last lines of the journal, or of what it has of one unit."""
-        which = f"--unit={unit}" if unit else ""
+        """The last lines of the journal, or of what it has of a unit or a pattern."""
+        which = f"--unit={shlex.quote(unit)}" if unit else ""
         return self.execute(f"journalctl --boot --no-pager --output=short-monotonic --lines={lines} {which}")[1]
 
     def _boot(self, stack: ExitStack) -> None:
@@ -262,7 +262,7 @@ class NspawnGuest:
         self._loops.clear()
 
     def _problem(self, problem: str) -> VmError:
-        return VmError(problem, self.journal())
+        return VmError(problem, self.journal("docker*"))  # containerd says too much
 
 
 def _is_init(pid: int) -> bool:
