@@ -154,3 +154,10 @@ def test_guest_survives_a_reboot(guest: NspawnGuest) -> None:
     guest.reboot()
     guest.wait_for_unit("docker.service")
     assert "busybox" in guest.succeed("docker images --format '{{.Repository}}'").split()
+
+
+def test_shipped_unit_may_not_read_other_devices(tree: Path, disks: list[Path]) -> None:
+    without_drop_in = {"etc/systemd/system/docker-preloader.service.d/loop.conf": ""}
+    with NspawnGuest(tree, disks[:1], files=without_drop_in, credentials={"docker-preloader.expect": "none"}) as guest:
+        guest.wait_until_succeeds("docker-preloader status | grep 'Operation not permitted'")
+        assert show(guest, "docker.service", "ActiveState") == "active"
