@@ -55,35 +55,59 @@ class Daemon:
         self._restart_due: float | None = None
         self._manager: ServiceManager | None = None
         self._restarting: bytes | None = None
-        self._is_visible = False
+        self._poll = select.poll()
+        self._monitor: int | None = None
+        self._is_stopping = False
 
     def run(self) -> None:
-        """Become ready, then serve. Raises MountError when our mounts cannot reach dockerd."""
-        signals, wake = _catch_signals(), open_wake_socket(self._paths.wake_socket)
-        self._poll = select.poll()
-        for descriptor in (self._devices.fileno(), signals, wake.fileno()):
-            self._poll.register(descriptor, select.POLLIN)
-        self._adopt_mounted()
-        self._wait_for_disks(_read_expectation())
+        """Become ready, then serve, until systemd asks for the end."""
+        self._signals = _catch_signals()
+        with open_wake_socket(self._paths.wake_socket) as self._wake:
+            self._poll.register(self._signals, select.POLLIN)
+            self._poll.register(self._wake.fileno(), select.POLLIN)
+            self._watch_monitor()
+            self._unmount_dead()
+            self._wait_for_disks(_read_expectation())
+            if not self._is_stopping:
+                self._become_ready()
+            while not self._is_stopping:
+                self._notifier.notify("WATCHDOG=1")
+                self._take_events(self._timeout())
+                self._finish_restart()
+                if self._restart_due is not None and time.monotonic() >= self._restart_due:
+                    self._restart_docker()
+        # The mounts stay, because dockerd goes on using them.
+        self._notifier.notify("STOPPING=1")
+
+    def _take_events(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for anything, and act on it."""
+        readable = {descriptor for descriptor, _ in self._poll.poll(timeout * 1000)}
+        if self._signals in readable:
+            self._on_signals(os.read(self._signals, 64))
+        if self._wake.fileno() in readable:
+            self._wake.recv(64)
+            self._problem = ""  # somebody has merged what we could not
+            self._report()
+        if self._monitor in readable:
+            events = self._devices.events()
+            self._watch_monitor()
+            self._on_devices(events)
+
+    def _watch_monitor(self) -> None:
+        """After an overflow the monitor is another one, with another descriptor."""
+        if self._monitor != self._devices.fileno():
+            if self._monitor is not None:
+                self._poll.unregister(self._monitor)
+            self._monitor = self._devices.fileno()
+            self._poll.register(self._monitor, select.POLLIN)
+
+    def _become_ready(self) -> None:
         self._merge()
         self._ready_seconds = round(time.monotonic() - self._started, 3)
         self._report("READY=1")
-        while True:
-            self._notifier.notify("WATCHDOG=1")
-            readable = {descriptor for descriptor, _ in self._poll.poll(self._timeout() * 1000)}
-            if signals in readable and not self._on_signals(os.read(signals, 64)):
-                return
-            if wake.fileno() in readable:
-                wake.recv(64)
-                self._report()
-            if self._devices.fileno() in readable:
-                self._on_devices(self._devices.events())
-            self._finish_restart()
-            if self._restart_due is not None and time.monotonic() >= self._restart_due:
-                self._restart_docker()
 
-    def _adopt_mounted(self) -> None:
-        """After a restart of the agent: what is mounted is known before udev says anything."""
+    def _unmount_dead(self) -> None:
+        """After a restart of the agent: what was unplugged meanwhile is still mounted."""
         with exclusive(self._paths):
             for mount in list_mounts(self._paths.mounts):
                 if os.path.exists(mount.source):
@@ -96,7 +120,7 @@ class Daemon:
         deadline = time.monotonic() + (SETTLE_SECONDS if expectation.is_automatic else EXPECTED_SECONDS)
         for device in self._devices.enumerate():
             self._attach(device)
-        while True:
+        while not self._is_stopping:
             self._missing = expectation.missing(frozenset(r.label for r in self._seen.values() if r.state == "mounted"))
             if not self._missing and (not expectation.is_automatic or self._devices.is_settled()):
                 return
@@ -105,15 +129,14 @@ class Daemon:
                 log.warning("not waiting any longer for %s", ", ".join(self._missing) or "udev")
                 return
             # udev finishes a device without an event for us, too, so look again soon.
-            self._poll.poll(min(left, 0.1 if expectation.is_automatic else left) * 1000)
-            self._on_devices(self._devices.events())
+            self._take_events(min(left, 0.1 if expectation.is_automatic else left))
 
     def _merge(self) -> None:
         try:
             if self._unusable is not None:
                 raise self._unusable
             merge(self._paths)
-        except StoreError as err:
+        except PreloaderError as err:
             self._problem = str(err)
             log.error("not merging: %s", err)
 
@@ -123,7 +146,7 @@ class Daemon:
                 self._detach(device)
             else:
                 self._attach(device)
-        if events and self._ready_seconds is not None:
+        if self._ready_seconds is not None:
             self._report()
 
     def _attach(self, device: Device) -> None:
@@ -134,10 +157,10 @@ class Daemon:
         try:
             with exclusive(self._paths):
                 attach_disk(self._paths, device.node, device.label)
+                self._check_visibility(device)
                 if self._ready_seconds is not None:
                     mark_pending(self._paths)
                     self._restart_due = time.monotonic() + QUIET_SECONDS
-            self._check_visibility()
         except PreloaderError as err:
             log.error("not mounting %s: %s", device.node, err)
             self._seen[device.node] = DeviceReport(device.label, device.node, "refused", str(err))
@@ -145,16 +168,13 @@ class Daemon:
             self._missing = [label for label in self._missing if label != device.label]
             self._seen[device.node] = DeviceReport(device.label, device.node, "mounted")
 
-    def _check_visibility(self) -> None:
+    def _check_visibility(self, device: Device) -> None:
         """A sandboxing directive that makes a mount namespace would hide our mounts from dockerd, silently."""
-        if not self._is_visible and not list_mounts(self._paths.mounts, process="1"):
-            raise MountError(
-                "show mounts to dockerd below",
-                self._paths.mounts,
-                0,
-                "a unit drop-in makes a mount namespace; remove it",
-            )
-        self._is_visible = True
+        target = self._paths.mountpoint(device.label)
+        if target not in {mount.target for mount in list_mounts(self._paths.mounts, process="1")}:
+            unmount(target)
+            reason = "dockerd cannot see it, because a drop-in of the unit makes a mount namespace; remove that"
+            raise MountError("mount", f"{device.node} on {target}", 0, reason)
 
     def _detach(self, device: Device) -> None:
         """A device is gone, and nobody asked: let go of it; its images leave the store at docker's next start."""
@@ -208,14 +228,11 @@ class Daemon:
             log.error("docker's restart did not end within %d s; see `systemctl status docker`", RESTART_SECONDS)
             self._restarting = None
 
-    def _on_signals(self, received: bytes) -> bool:
-        """False when it is time to go; the mounts stay, because dockerd goes on using them."""
+    def _on_signals(self, received: bytes) -> None:
         if signal.SIGTERM in received or signal.SIGINT in received:
-            self._notifier.notify("STOPPING=1")
-            return False
-        self._on_devices(self._devices.enumerate())
-        self._report()
-        return True
+            self._is_stopping = True
+        else:  # SIGHUP: look at everything again
+            self._on_devices(self._devices.enumerate())
 
     def _report(self, message: str = "") -> None:
         write_devices(self._paths, list(self._seen.values()), self._missing, self._ready_seconds, self._problem)

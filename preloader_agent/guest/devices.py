@@ -19,7 +19,7 @@ _QUEUE = "/run/udev/queue"  # exists while udev has events to work on
 
 
 class Device(NamedTuple):
-    """A block device that is a disk of ours, by its file system; `action` is udev's."""
+    """A block device that is a disk of ours, by its file system, or any that was removed; `action` is udev's."""
 
     node: str
     label: str
@@ -75,9 +75,10 @@ class Devices:
 
 def _ours(devices: Any) -> Iterator[Device]:
     for device in devices:
-        label = device.properties.get("ID_FS_LABEL", "")
-        if device.device_node and label.startswith(LABEL_PREFIX) and device.properties.get("ID_FS_TYPE") == "ext4":
-            yield Device(device.device_node, label, device.action or "add")
+        node, label = device.device_node, device.properties.get("ID_FS_LABEL", "")
+        is_disk = label.startswith(LABEL_PREFIX) and device.properties.get("ID_FS_TYPE") == "ext4"
+        if node and (is_disk or device.action == "remove"):
+            yield Device(node, label, device.action or "add")
 
 
 def _virtio_devices() -> Iterator[tuple[str, str]]:

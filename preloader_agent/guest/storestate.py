@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from preloader_agent.errors import InvalidValue
+from preloader_agent.errors import InvalidValue, StoreError
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, ImageID, chain_ids
 from preloader_agent.store.layout import Store, link_target
 from preloader_agent.store.reference import Reference
@@ -51,7 +51,14 @@ class StoreState(NamedTuple):
 
 
 def read_store(store: Store) -> StoreState:
-    """Read a store; one that does not exist is empty. Raises StoreError for an unusable repositories.json."""
+    """Read a store; one that does not exist is empty. Raises StoreError when it cannot be read, or used."""
+    try:
+        return _read_state(store)
+    except OSError as err:
+        raise StoreError(err.filename or store.root, f"cannot be read: {err.strerror}; nothing was changed") from err
+
+
+def _read_state(store: Store) -> StoreState:
     layers = {layer.chain_id: layer for layer in _read_layers(store)}
     images = frozenset(_read_images(store))
     return StoreState(

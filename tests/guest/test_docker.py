@@ -44,7 +44,7 @@ def test_a_store_that_disks_cannot_be_linked_into_is_left_alone(tmp_path: Path, 
 def test_a_configuration_that_docker_would_not_read_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "daemon.json"
     path.write_text("{")
-    with pytest.raises(StoreError, match="not valid JSON .* docker would not start with it"):
+    with pytest.raises(StoreError, match=r"not valid JSON .* docker would not start with it"):
         read_paths(config=str(path))
 
 
