@@ -10,6 +10,7 @@
     |   |-- ToolMissing        it is not installed
     |   |-- ToolTooOld         it is installed, but lacks what we need
     |   `-- CommandFailed      it ran and reported a failure
+    |-- NoSpace                there is no room for the disk
     |-- MountError             mount(2) or umount(2) failed
     |-- StoreError             Docker's store, or what stands in it, cannot be used
     `-- VmError                a virtual machine did not do what it was asked within its bound
@@ -129,6 +130,20 @@ class CommandFailed(ToolError):
     def __str__(self) -> str:
         how = f"exit status {self.status}" if self.status >= 0 else f"signal {-self.status}"
         return f"{' '.join(self.argv)}: {how}: {self.output or 'no output'}"
+
+
+class NoSpace(PreloaderError):
+    """There is no room for the disk."""
+
+    def __init__(self, output: object, needed: int) -> None:
+        super().__init__(output, needed)
+        self.output = str(output)
+        self.needed = needed
+
+    def __str__(self) -> str:
+        megabytes = -(-self.needed // 10**6)
+        needed = f"up to {megabytes} MB are needed there while it is built"
+        return f"{self.output}: no space left, or a limit reached; {needed}: free some, or write it elsewhere"
 
 
 class MountError(PreloaderError):

@@ -12,6 +12,7 @@ import json
 import posixpath
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from preloader_agent.store.index import Platform
 from preloader_agent.store.reference import Reference
 
 MAX_JSON = 16 << 20  # bytes of a manifest or configuration; real ones have a few kB
-_GZIP, _ZSTD, _XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ"
+_GZIP = b"\x1f\x8b"
+_UNREADABLE = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2"))
 _HEX_NAME = re.compile(r"(?:^|/|sha256:)([0-9a-f]{64})(?:\.json)?$")
 
 
@@ -45,15 +47,18 @@ class LayerSource:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The uncompressed tar stream of the layer."""
+        """The uncompressed tar stream; the block raises InvalidArchive when its compression is damaged."""
         file = self.archive.extractfile(self.member)
         assert file is not None
         with file:
             magic = file.read(6)
             file.seek(0)
             if magic.startswith(_GZIP):
-                with gzip.open(file) as stream:
-                    yield cast(BinaryIO, stream)
+                try:
+                    with gzip.open(file) as stream:
+                        yield cast(BinaryIO, stream)
+                except (gzip.BadGzipFile, zlib.error, EOFError) as err:
+                    raise InvalidArchive(self.name, f"its gzip stream is damaged: {err}") from err
                 return
             _refuse_compression(self.name, magic)
             yield cast(BinaryIO, file)
@@ -122,13 +127,17 @@ def _open_archive(path: Path) -> tarfile.TarFile:
 
 
 def _refuse_compression(name: object, magic: bytes) -> None:
-    for start, tool in ((_ZSTD, "zstd"), (_XZ, "xz")):
+    for start, tool in _UNREADABLE:
         if magic.startswith(start):
             raise InvalidArchive(name, f"is compressed with {tool}, which is not read yet; decompress it first")
 
 
 def _read_archive(archive: tarfile.TarFile) -> Iterator[Image]:
-    manifest = _read_json(archive, "manifest.json")
+    names = set(archive.getnames())
+    if "manifest.json" not in names:
+        found = "is an OCI layout without manifest.json, which is not read yet" if "oci-layout" in names else ""
+        raise InvalidArchive(archive.name, f"{found or 'has no manifest.json'}; expected what `docker save` writes")
+    manifest = _parse_json(archive, "manifest.json", _read_file(archive, "manifest.json"))
     if not isinstance(manifest, list) or not all(isinstance(entry, dict) for entry in manifest):
         raise InvalidArchive(archive.name, "manifest.json is not a list of images, as `docker save` writes it")
     if not manifest:
@@ -146,7 +155,7 @@ def _read_image(archive: tarfile.TarFile, entry: dict[str, Any]) -> Image:
         raise DigestMismatch(f"{archive.name!s}: image configuration {config_name}", named[1], image_id.hex)
     config = _parse_json(archive, config_name, content)
     diff_ids = _diff_ids(archive, config_name, config)
-    layers = entry.get("Layers") or []
+    layers = _list(archive, entry, "Layers")
     if len(layers) != len(diff_ids):
         raise InvalidArchive(
             archive.name, f"image {image_id.hex[:12]} has {len(diff_ids)} layers, manifest.json names {len(layers)}"
@@ -157,13 +166,27 @@ def _read_image(archive: tarfile.TarFile, entry: dict[str, Any]) -> Image:
     return Image(
         image_id,
         content,
-        tuple(Reference(tag) for tag in entry.get("RepoTags") or ()),
+        tuple(_reference(archive, tag) for tag in _list(archive, entry, "RepoTags")),
         _platform(config),
         tuple(
             LayerSource(diff_id, chain_id, parent, archive, member)
             for diff_id, chain_id, parent, member in zip(diff_ids, chain, parents, members, strict=True)
         ),
     )
+
+
+def _list(archive: tarfile.TarFile, entry: dict[str, Any], key: str) -> list[Any]:
+    found = entry.get(key) or []
+    if not isinstance(found, list):
+        raise InvalidArchive(archive.name, f"manifest.json: {key} is {found!r:.60}; expected a list")
+    return found
+
+
+def _reference(archive: tarfile.TarFile, tag: str) -> Reference:
+    try:
+        return Reference(tag)
+    except InvalidValue as err:
+        raise InvalidArchive(archive.name, f"manifest.json: {err}") from err
 
 
 def _diff_ids(archive: tarfile.TarFile, name: str, config: Any) -> list[DiffID]:
@@ -214,10 +237,6 @@ def _read_file(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(member)
     assert file is not None
     return file.read()
-
-
-def _read_json(archive: tarfile.TarFile, name: str) -> Any:
-    return _parse_json(archive, name, _read_file(archive, name))
 
 
 def _parse_json(archive: tarfile.TarFile, name: str, content: bytes) -> Any:

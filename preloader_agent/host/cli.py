@@ -13,13 +13,12 @@ from types import FrameType
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from preloader_agent import __version__
 from preloader_agent.errors import EXIT_INTERRUPTED, PreloaderError
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.store.index import DiskIndex, encode_index
+from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
 
 _INPUT = click.Path(path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the disk's index as JSON, and nothing else.")
@@ -88,18 +87,27 @@ def _print_index(index: DiskIndex, disk: Path, *, as_json: bool) -> None:
         document = json.loads(encode_index(index))
         click.echo(json.dumps({"disk": str(disk), "label": index.label, **document}))
         return
-    console = Console(highlight=False, soft_wrap=True)
-    size = _human_size(disk.stat().st_size)
-    console.print(f"{disk}: label {index.label}, {len(index.images)} images, {len(index.layers)} layers, {size}")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("IMAGE", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE"):
-        table.add_column(heading, no_wrap=True, overflow="ignore")
-    for image in index.images:
-        names = "\n".join(image.references) or "<none>"
-        table.add_row(
-            names, image.image_id.hex[:12], str(image.platform), str(len(image.chain)), _human_size(image.size)
-        )
-    console.print(table)
+    counts = f"{_count(len(index.images), 'image')}, {_count(len(index.layers), 'layer')}"
+    click.echo(f"{disk}: label {index.label}, {counts}, {_human_size(disk.stat().st_size)}")
+    rows = [
+        ("IMAGE", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE"),
+        *(row for image in index.images for row in _rows(image)),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _rows(image: ImageRecord) -> Iterator[tuple[str, ...]]:
+    """A row for an image, and one for each name more than one."""
+    first, *others = image.references or ("<none>",)
+    yield first, image.image_id.hex[:12], str(image.platform), str(len(image.chain)), _human_size(image.size)
+    for name in others:
+        yield name, "", "", "", ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _human_size(size: float) -> str:

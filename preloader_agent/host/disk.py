@@ -6,17 +6,20 @@ finished disk ever has the output's name, and a failure leaves nothing behind.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from preloader_agent import __version__
-from preloader_agent.errors import PreloaderError
+from preloader_agent.errors import CommandFailed, NoSpace, PreloaderError
 from preloader_agent.host.archive import Image, LayerSource, open_images
-from preloader_agent.host.e2fsprogs import check_version, complete, make_filesystem
+from preloader_agent.host.e2fsprogs import BLOCK_SIZE, Geometry, check_version, complete, make_filesystem
 from preloader_agent.host.geometry import survey
 from preloader_agent.host.run import find_tool, run
 from preloader_agent.host.storewriter import StoreWriter
@@ -26,6 +29,9 @@ from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, con
 # Called with the stage that is under way, and how many of how many bytes of it are done.
 Progress = Callable[[str, int, int], None]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
+
 
 def build_disk(archives: Sequence[Path], output: Path, progress: Progress = lambda *_: None) -> DiskIndex:
     """Write the images of some docker-archives to a qcow2 disk of format 1, and return its index.
@@ -33,11 +39,14 @@ def build_disk(archives: Sequence[Path], output: Path, progress: Progress = lamb
     An existing `output` is replaced at the very end. Raises InputError for what the archives hold, ToolError for
     e2fsprogs and qemu-img, and PreloaderError when the disk cannot be written.
     """
+    _check_output(output)
     check_version()
     find_tool("qemu-img", "`apt install qemu-utils`")
-    with open_images(archives) as images, _staging(output) as folder:
+    with ExitStack() as stack:
+        images = stack.enter_context(open_images(archives))
         layers = unique_layers(images)
         geometry = survey(layers, images)
+        folder = stack.enter_context(_staging(output, geometry))
         digest = content_digest((image.image_id, image.references, ()) for image in images)
         raw, finished = folder / "disk.raw", folder / "disk.qcow2"
         with make_filesystem(raw, geometry, disk_label(digest), str(uuid.UUID(digest.hex[:32]))) as pipe:
@@ -81,13 +90,27 @@ def _image_record(image: Image, records: Mapping[ChainID, LayerRecord]) -> Image
     return ImageRecord(image.image_id, image.references, (), image.platform, chain, size)
 
 
+def _check_output(output: Path) -> None:
+    """Fail before the work, not after it; a device's name is never given to a file."""
+    if output.exists() and not output.is_file():
+        raise PreloaderError(f"{output}: is not a file; name the disk to write, such as disk.qcow2")
+
+
 @contextmanager
-def _staging(output: Path) -> Iterator[Path]:
+def _staging(output: Path, geometry: Geometry) -> Iterator[Path]:
     """A folder beside the output, on the same file system, for what is not finished."""
+    needed = 2 * geometry.blocks * BLOCK_SIZE  # raw and qcow2
     try:
         with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-            yield Path(folder)
+            try:
+                yield Path(folder)
+            except CommandFailed as err:
+                if err.status == -signal.SIGXFSZ or shutil.disk_usage(folder).free < _FULL_BYTES:
+                    raise NoSpace(output, needed) from err
+                raise
     except OSError as err:
+        if err.errno in _FULL:
+            raise NoSpace(output, needed) from err
         raise PreloaderError(f"{output}: cannot be written: {err.strerror or err}") from err
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from preloader_agent.errors import CommandFailed, ToolTooOld
+from preloader_agent.errors import CommandFailed, ToolMissing, ToolTooOld
 from preloader_agent.host.ext4 import Ext4, RawImage
 from preloader_agent.host.run import feed, find_tool, run
 
@@ -75,8 +75,8 @@ def check_version() -> str:
             run([mke2fs, "-q", "-F", "-t", "ext4", "-d", "-", Path(folder, "probe"), "1M"], stdin=empty_tar)
         except CommandFailed as err:
             if "libarchive" in err.output:
-                found = f"{version} without libarchive"
-                raise ToolTooOld("e2fsprogs", found, "1.47.1 with libarchive", _LIBARCHIVE_HINT) from err
+                hint = f"mke2fs {version} needs it to read a tar stream; {_LIBARCHIVE_HINT}"
+                raise ToolMissing("libarchive", hint) from err
             raise
     return version
 
@@ -124,7 +124,7 @@ def _commands(filesystem: Ext4, completions: list[Completion], folder: Path) -> 
             if value not in values:
                 values[value] = folder / f"value{len(values)}"
                 values[value].write_bytes(value)
-            yield f'ea_set -f {values[value]} <{inode}> "{name.decode()}"\n'
+            yield f'ea_set -f "{values[value]}" <{inode}> "{name.decode()}"\n'
         if completion.mtime_ns is None:
             continue
         seconds, nanoseconds = divmod(completion.mtime_ns, 10**9)

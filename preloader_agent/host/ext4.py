@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Protocol
 
-from preloader_agent.errors import InvalidDisk
+from preloader_agent.errors import CommandFailed, InvalidDisk
 from preloader_agent.host.run import run
 
 ROOT_INODE = 2
@@ -78,7 +78,10 @@ class QcowImage:
         if number not in self._pieces:
             target = Path(self._folder.name, "piece")
             source = [f"if={self._path}", f"of={target}", f"bs={self._PIECE}", f"skip={number}", "count=1"]
-            run(["qemu-img", "dd", "-f", "qcow2", "-O", "raw", *source])
+            try:
+                run(["qemu-img", "dd", "-f", "qcow2", "-O", "raw", *source])
+            except CommandFailed as err:
+                raise InvalidDisk(self.name, f"is no sound qcow2 image: {err.output}") from err
             self._pieces[number] = target.read_bytes()
         return self._pieces[number]
 

@@ -23,6 +23,7 @@ OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 IMPLIED_MTIME_NS = 0
 # dockerd sets times before 1970 to 1970, and the kernel those that ext4 cannot hold to the last that it can.
 _MAX_MTIME_NS = ((1 << 34) - (1 << 31) - 1) * 10**9
+_MAX_XATTRS = 4096 - 32 - 4  # bytes of attributes that fit in the one block that ext4 gives them
 # What ext4 can hold, and what debugfs' command language can write.
 _XATTR_NAME = re.compile(rb"(?:user|trusted|security|system)\.[!#-~][ !#-~]{0,200}")
 
@@ -108,9 +109,7 @@ class LayerTree:
         # mke2fs cannot take back what it wrote; a folder may come again, with other metadata.
         if path in self._types and not self._types[path] == member.type == DIR:
             raise self._invalid(member, f"replaces {_show(path)} of the same layer; that cannot be written to a disk")
-        for name in member.xattrs:
-            if not _XATTR_NAME.fullmatch(name):
-                raise self._invalid(member, f"has an xattr {_show(name)}, which ext4 cannot hold")
+        self._check_xattrs(member)
         self._whiteouts.pop(path, None)
         self._types[path] = member.type
         node = Node(
@@ -127,6 +126,14 @@ class LayerTree:
         )
         return self._resolve_hard_link(node, member) if member.type == LNK else node
 
+    def _check_xattrs(self, member: Member) -> None:
+        for name in member.xattrs:
+            if not _XATTR_NAME.fullmatch(name):
+                raise self._invalid(member, f"has an xattr {_show(name)}, which ext4 cannot hold")
+        size = sum(_padded(16 + len(name)) + _padded(len(value)) for name, value in member.xattrs.items())
+        if size > _MAX_XATTRS:
+            raise self._invalid(member, f"has {size} bytes of xattrs, at most {_MAX_XATTRS} fit on ext4")
+
     def _resolve_hard_link(self, node: Node, member: Member) -> Node:
         target = _clean(member.linkname)
         if self._types.get(target, DIR) == DIR:
@@ -139,6 +146,10 @@ def size_of(node: Node) -> int:
     if node.type == REG:
         return node.size
     return len(node.target) if node.type == SYM else 0
+
+
+def _padded(size: int) -> int:
+    return -(-size // 4) * 4
 
 
 def _clean(name: bytes) -> bytes:
