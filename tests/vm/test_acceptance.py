@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from preloader_agent.host.disk import build_disk
 from preloader_agent.host.qemu import VmConfig
 from preloader_agent.host.vm import Ending, Vm
-from tests.images import Image, app_image, busybox_image, edge_image, untagged_image, write_docker_archive
+from tests.images import app_image, busybox_image, edge_image, untagged_image
+from tests.vm.disks import make_disk
 
 RUN = "docker run --rm --network none"
 
@@ -32,13 +32,6 @@ config = json.load(archive.extractfile(entry["Config"]))
 found = ["sha256:" + hashlib.sha256(archive.extractfile(layer).read()).hexdigest() for layer in entry["Layers"]]
 print("layers match" if found == config["rootfs"]["diff_ids"] else (found, config["rootfs"]["diff_ids"]))
 """
-
-
-def make_disk(folder: Path, *images: Image) -> Path:
-    """A disk with some images, its file named by its label."""
-    archive = write_docker_archive(images, folder / "images.tar", "oci")
-    index = build_disk([archive], folder / "disk.qcow2")
-    return (folder / "disk.qcow2").rename(folder / f"{index.label}.qcow2")
 
 
 @pytest.fixture(scope="module")
