@@ -23,6 +23,8 @@ _FEATURE_64BIT = 0x80
 _EXTENT_MAGIC = 0xF30A
 _EXTENTS_FLAG = 0x80000
 _MAX_DEPTH = 5
+_MAX_WRITTEN = 32768  # blocks; an extent with more is allocated, but unwritten: zeros
+_MAX_DIRECTORY = 1 << 28  # bytes; more than a million names
 _S_IFMT, _S_IFDIR, _S_IFREG, _S_IFLNK = 0o170000, 0o040000, 0o100000, 0o120000
 
 
@@ -104,7 +106,8 @@ class Ext4:
         block = image.read_at(_SUPERBLOCK, 1024)
         if len(block) < 1024 or struct.unpack_from("<H", block, 0x38)[0] != _MAGIC:
             raise InvalidDisk(image.name, "holds no ext4 file system; expected a disk made by `preloader build`")
-        self.block_size: int = 1024 << struct.unpack_from("<I", block, 0x18)[0]
+        # The largest block that ext4 knows has 64 KiB; a larger shift would fill the memory.
+        self.block_size: int = 1024 << min(struct.unpack_from("<I", block, 0x18)[0], 7)
         self.label = block[0x78:0x88].rstrip(b"\0").decode(errors="replace")
         self.uuid = block[0x68:0x78].hex()
         self._inodes_per_group: int = struct.unpack_from("<I", block, 0x28)[0]
@@ -113,7 +116,7 @@ class Ext4:
         self._descriptor_size: int = struct.unpack_from("<H", block, 0xFE)[0] if is_64bit else 32
         self._descriptors = self.block_size * (struct.unpack_from("<I", block, 0x14)[0] + 1)
         self._directories: dict[int, dict[bytes, int]] = {}
-        if self.block_size > 65536 or not self._inodes_per_group or self._inode_size < 128:
+        if not (self.block_size <= 65536 and self._inodes_per_group and 128 <= self._inode_size <= self.block_size):
             raise self._damaged("superblock")
 
     def __enter__(self) -> Ext4:
@@ -175,6 +178,8 @@ class Ext4:
             if _mode(content) & _S_IFMT != _S_IFDIR:
                 return {}
             size = struct.unpack_from("<I", content, 4)[0]
+            if size > _MAX_DIRECTORY:
+                raise self._damaged("directory")
             self._directories[inode] = dict(self._entries(self._content(content, size)))
         return self._directories[inode]
 
@@ -193,16 +198,21 @@ class Ext4:
         if not struct.unpack_from("<I", inode, 0x20)[0] & _EXTENTS_FLAG:
             raise self._damaged("inode (no extents)")
         content = bytearray(size)
-        for logical, physical, count in self._extents(inode[0x28:0x64], _MAX_DEPTH):
+        blocks = -(-size // self.block_size)
+        for number, (logical, physical, count) in enumerate(self._extents(inode[0x28:0x64], _MAX_DEPTH)):
+            if number > blocks:  # more extents than blocks: a tree that bites its own tail would never end
+                raise self._damaged("extent tree")
             start = logical * self.block_size
             length = min(count * self.block_size, size - start)
-            if length > 0:
+            if length > 0 and count <= _MAX_WRITTEN:
                 content[start : start + length] = self._image.read_at(physical * self.block_size, length)
         return bytes(content)
 
     def _extents(self, node: bytes, depth_left: int) -> Iterator[tuple[int, int, int]]:
-        magic, entries, _, depth = struct.unpack_from("<HHHH", node)
-        if magic != _EXTENT_MAGIC or not depth_left or 12 * (entries + 1) > len(node):
+        """Logical block, physical block and number of blocks of each extent."""
+        magic, entries, _, depth = struct.unpack_from("<HHHH", node) if len(node) >= 12 else (0, 0, 0, 0)
+        is_empty = not entries and depth_left < _MAX_DEPTH
+        if magic != _EXTENT_MAGIC or not depth_left or is_empty or 12 * (entries + 1) > len(node):
             raise self._damaged("extent tree")
         for entry in range(12, 12 * (entries + 1), 12):
             if depth:
@@ -210,8 +220,7 @@ class Ext4:
                 yield from self._extents(self._image.read_at(leaf * self.block_size, self.block_size), depth_left - 1)
             else:
                 logical, count, high, low = struct.unpack_from("<IHHI", node, entry)
-                if count <= 32768:  # a longer one is allocated, but unwritten: zeros
-                    yield logical, high << 32 | low, count
+                yield logical, high << 32 | low, count
 
 
 def _mode(inode: bytes) -> int:
