@@ -29,9 +29,9 @@ def small_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pat
 def test_no_space_left(small_folder: Path, tmp_path: Path) -> None:
     archive = images.write_docker_archive([images.app_image(), images.edge_image()], tmp_path / "x.tar")
     (small_folder / "x.qcow2").write_text("an older disk")
-    argv = [sys.executable, "-c", "from preloader_agent.host.cli import main; main()", "build", archive]
+    argv = [sys.executable, "-c", "from preloader_agent.host.cli import main; main()", "build"]
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    log = run([*argv, "-o", small_folder / "x.qcow2"], env=path, ok=(1,), with_stderr=True)
+    log = run([*argv, archive, "-o", small_folder / "x.qcow2"], env=path, ok=(1,), with_stderr=True)
     expected = (
         rf"preloader: {small_folder}/x\.qcow2: no space left, or a limit reached; up to \d+ MB are needed there while "
         "it is built: free some, or write it elsewhere\n"
