@@ -28,9 +28,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of all sizes, one with many holes, and folders of all sizes."""
     root = tmp_path_factory.mktemp("ext4") / "tree"
     (root / "large folder").mkdir(parents=True)
-    for number in range(1500):
+    for number in range(400):
         (root / "large folder" / f"{number}-{'n' * 40}").touch()
-    for size in (0, 1, 1023, 1024, 4096, 4097, 300_000):
+    for size in (0, 1, 1023, 1024, 4096, 4097, 200_000):
         (root / f"{size}").write_bytes(random.Random(size).randbytes(size))
     with (root / "holes").open("wb") as file:
         for number in range(400):
@@ -43,7 +43,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_image(tree: Path, options: list[str], image: Path) -> Path:
-    run([find_tool("mke2fs", "install e2fsprogs"), "-q", "-F", "-t", "ext4", *options, "-d", tree, image, "16M"])
+    run([find_tool("mke2fs", "install e2fsprogs"), "-q", "-F", "-t", "ext4", *options, "-d", tree, image, "4M"])
     run(["e2fsck", "-fyD", image], ok=(0, 1))  # large folders become hashed ones
     return image
 
@@ -60,7 +60,7 @@ def test_reads_what_is_there(tree: Path, tmp_path: Path, kind: str) -> None:
         for path in (path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
             name = os.fsencode(path.relative_to(tree))
             assert filesystem.read(name, LIMIT) == path.read_bytes()
-        assert len(filesystem.names(b"large folder")) == 1500
+        assert len(filesystem.names(b"large folder")) == 400
         assert filesystem.names(b"a") == [b"b", b"link"]
 
 
@@ -77,15 +77,15 @@ def test_what_is_not_there(image: Path) -> None:
 def test_large_files_are_not_read(image: Path) -> None:
     with (
         Ext4(RawImage(image)) as filesystem,
-        pytest.raises(InvalidDisk, match="300000 has 300000 bytes, at most 299999"),
+        pytest.raises(InvalidDisk, match="200000 has 200000 bytes, at most 199999"),
     ):
-        filesystem.read(b"300000", 299_999)
+        filesystem.read(b"200000", 199_999)
 
 
 def test_qcow2_is_read_like_raw(image: Path, tmp_path: Path) -> None:
     run(["qemu-img", "convert", "-O", "qcow2", image, tmp_path / "x.qcow2"])
     with Ext4(open_image(image)) as raw, Ext4(open_image(tmp_path / "x.qcow2")) as qcow:
-        for path in (b"300000", b"holes", b"a/b/caf\xc3\xa9"):
+        for path in (b"200000", b"holes", b"a/b/caf\xc3\xa9"):
             assert qcow.read(path, LIMIT) == raw.read(path, LIMIT)
 
 
@@ -102,13 +102,12 @@ class Damaged:
         return bytes(self._content[offset : offset + length])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(15))
 def test_damage_is_refused_or_harmless(image: Path, seed: int) -> None:
     """Superblock, descriptors, inodes, directories and extents: each byte may be anything."""
     content = bytearray(image.read_bytes())
     change = random.Random(seed)
-    used = [offset for offset in range(1024, len(content), 512) if any(content[offset : offset + 512])]
-    metadata = [1024, *range(2048, 2560, 64), *used[: len(used) // 4]]
+    metadata = [1024, *range(2048, 2560, 64), *range(3072, len(content) // 8, 512)]
     for _ in range(300):
         offset = change.choice(metadata) + change.randrange(512)
         content[offset] = change.choice([0, 1, 0x7F, 0x80, 0xFF, change.randrange(256)])
@@ -136,4 +135,4 @@ def test_impossible_superblocks(image: Path, offset: int, value: bytes) -> None:
     content = bytearray(image.read_bytes())
     content[1024 + offset : 1024 + offset + len(value)] = value
     with pytest.raises(InvalidDisk, match=r"^disk x: its ext4 .* is damaged; build the disk again$"):
-        Ext4(Damaged(content)).read(b"300000", LIMIT)
+        Ext4(Damaged(content)).read(b"200000", LIMIT)

@@ -20,16 +20,16 @@ MEGABYTE = RANDOM.randbytes(1 << 20)
 
 CONTENTS: dict[str, list[Entry]] = {
     "nothing": [],
-    "many small files": [file(f"{n}", b"x") for n in range(1000)],
-    "long names in one folder": [file(f"d/{n:05}" + "n" * 250) for n in range(1000)],
-    "short names in one folder": [file(f"d/{n}") for n in range(1000)],
-    "folders": [directory(f"{n // 40}/{n}" if n % 40 else f"{n // 40}") for n in range(1000)],
-    "one large file": [file("large", MEGABYTE * 16)],
-    "zeros": [file("zeros", bytes(16 << 20)), file("holes", (MEGABYTE[:4096] + bytes(4096)) * 1000)],
-    "files of one block and a byte": [file(f"{n}", MEGABYTE[:4097]) for n in range(1000)],
-    "long links": [symlink(f"{n}", "t" * 1000) for n in range(1000)],
+    "many small files": [file(f"{n}", b"x") for n in range(600)],
+    "long names in one folder": [file(f"d/{n:05}" + "n" * 250) for n in range(600)],
+    "short names in one folder": [file(f"d/{n}") for n in range(600)],
+    "folders": [directory(f"{n // 40}/{n}" if n % 40 else f"{n // 40}") for n in range(600)],
+    "one large file": [file("large", MEGABYTE * 8)],
+    "zeros": [file("zeros", bytes(8 << 20)), file("holes", (MEGABYTE[:4096] + bytes(4096)) * 1000)],
+    "files of one block and a byte": [file(f"{n}", MEGABYTE[:4097]) for n in range(600)],
+    "long links": [symlink(f"{n}", "t" * 1000) for n in range(600)],
     "attributes": [file(f"{n}").having(**{"user.a": MEGABYTE[n : n + 2000]}) for n in range(500)],
-    "markers": [*(whiteout(f"w{n}") for n in range(1000)), *(opaque(f"o{n}") for n in range(200))],
+    "markers": [*(whiteout(f"w{n}") for n in range(600)), *(opaque(f"o{n}") for n in range(200))],
 }
 
 
