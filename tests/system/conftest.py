@@ -12,10 +12,13 @@ from typing import Protocol
 
 import pytest
 
-from preloader_agent.host.run import environment
+from preloader_agent.host.run import environment, run
 from tests.dockerd import Dockerd
+from tests.system.nspawn import unpack_tree
 
 HERE = Path(__file__).parent
+PACKAGING = HERE.parent.parent / "packaging"
+BUILD_TIMEOUT = 1200.0  # both trees from a mirror; a minute and a half each with a fast one
 
 
 class NewDockerd(Protocol):
@@ -50,3 +53,13 @@ def new_dockerd() -> Iterator[NewDockerd]:
 def dockerd(new_dockerd: NewDockerd) -> Dockerd:
     """A real dockerd on an empty data root."""
     return new_dockerd()
+
+
+@pytest.fixture(scope="session")
+def tree() -> Path:
+    """The root tree of the test guest, for systemd-nspawn."""
+    for tool in ("systemd-nspawn", "mmdebstrap", "unshare", "qemu-img"):
+        if shutil.which(tool, path=environment()["PATH"]) is None:
+            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    deb = run([PACKAGING / "build-deb"], timeout=BUILD_TIMEOUT).strip()
+    return unpack_tree(Path(run([PACKAGING / "build-guest", "--deb", deb], timeout=BUILD_TIMEOUT).strip()))

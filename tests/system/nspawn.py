@@ -58,7 +58,7 @@ echo 0 >"/sys/fs/cgroup/$name/cgroup.procs"
 status=133
 while [ $status = 133 ]; do
     status=0
-    systemd-nspawn --directory=root --machine="$name" --boot --register=no --keep-unit --quiet --console=pipe \\
+    systemd-nspawn --directory=root --machine=guest --boot --register=no --keep-unit --quiet --console=pipe \\
         --capability=all --private-network --bind=/dev/loop-control "$@" systemd.show_status=0 || status=$?
 done
 exit $status

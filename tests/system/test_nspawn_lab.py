@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.disk import build_disk
-from preloader_agent.host.run import environment, run
+from preloader_agent.host.run import run
 from tests import images
 from tests.images import Image
-from tests.system.nspawn import NspawnGuest, unpack_tree
+from tests.system.disks import make_raw_disk
+from tests.system.nspawn import NspawnGuest
 
-PACKAGING = Path(__file__).parent.parent.parent / "packaging"
-BUILD_TIMEOUT = 1200.0
 UNITS = ("docker-preloader.service", "docker-preloader-merge.service")
 EXPOSURE = 42  # 4.2 of 10; nothing that makes a mount namespace can be used
 
@@ -30,19 +27,10 @@ DOCKER_STARTS = {
 
 
 @pytest.fixture(scope="module")
-def tree() -> Path:
-    for tool in ("systemd-nspawn", "mmdebstrap", "unshare", "qemu-img"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
-    deb = run([PACKAGING / "build-deb"], timeout=BUILD_TIMEOUT).strip()
-    return unpack_tree(Path(run([PACKAGING / "build-guest", "--deb", deb], timeout=BUILD_TIMEOUT).strip()))
-
-
-@pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two raw disks: busybox, and app, which is made on top of it."""
     folder = tmp_path_factory.mktemp("disks")
-    return [make_disk(image, folder / name) for name, image in named_images().items()]
+    return [make_raw_disk(folder / name, image) for name, image in named_images().items()]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +43,6 @@ def guest(tree: Path, disks: list[Path]) -> Iterator[NspawnGuest]:
 
 def named_images() -> dict[str, Image]:
     return {"busybox": images.busybox_image(), "app": images.app_image()}
-
-
-def make_disk(image: Image, path: Path) -> Path:
-    archive = images.write_docker_archive([image], path.with_suffix(".tar"))
-    build_disk([archive], path.with_suffix(".qcow2"))
-    run(["qemu-img", "convert", "-O", "raw", path.with_suffix(".qcow2"), path.with_suffix(".raw")])
-    return path.with_suffix(".raw")
 
 
 def label_of(disk: Path) -> str:

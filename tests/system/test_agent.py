@@ -1,0 +1,167 @@
+"""The agent's promises, in whole guests with their own systemd, udev and dockerd: one for each start that differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.run import run
+from tests.images import app_image, busybox_image, edge_image, untagged_image
+from tests.system.disks import make_raw_disk
+from tests.system.nspawn import NspawnGuest
+
+BUSYBOX, APP, EDGE, UNTAGGED = (image().image_id for image in (busybox_image, app_image, edge_image, untagged_image))
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four disks with an image each; all stand on the layer of busybox."""
+    folder = tmp_path_factory.mktemp("disks")
+    images = (busybox_image(), app_image(), edge_image(), untagged_image())
+    return [make_raw_disk(folder / str(number), image) for number, image in enumerate(images)]
+
+
+def label_of(disk: Path) -> str:
+    return inspect_disk(disk).label
+
+
+def status_of(guest: NspawnGuest) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(guest.succeed("docker-preloader status --json"))
+    return status
+
+
+def starts_of_docker(guest: NspawnGuest) -> int:
+    return guest.journal("docker.service").count("API listen on /run/docker.sock")
+
+
+def images_of(guest: NspawnGuest) -> set[str]:
+    return set(guest.succeed("docker images --all --no-trunc --quiet").split())
+
+
+def wait_for_images(guest: NspawnGuest, *images: str) -> None:
+    guest.wait_until_succeeds(f"docker image inspect {' '.join(images)} >/dev/null")
+
+
+def test_disks_plugged_together_cost_docker_one_restart(tree: Path, disks: list[Path]) -> None:
+    with NspawnGuest(tree, disks[:1], credentials={"docker-preloader.expect": label_of(disks[0])}) as guest:
+        assert starts_of_docker(guest) == 1
+        for disk in disks[1:]:
+            guest.attach(disk)
+        wait_for_images(guest, APP, EDGE, UNTAGGED)
+        guest.wait_until_succeeds("docker-preloader status | grep '4 images from 4 disks'")
+        assert starts_of_docker(guest) == 2
+        assert status_of(guest)["problems"] == []
+
+
+def test_a_running_container_is_not_disturbed_until_it_ends(tree: Path, disks: list[Path]) -> None:
+    with NspawnGuest(tree, disks[:1]) as guest:
+        guest.succeed("docker run --detach --name work --network none busybox:test /bin/busybox sleep 1000")
+        guest.attach(disks[1])
+        guest.wait_until_succeeds('docker-preloader status | grep "1 disk more at docker\'s next start"')
+        guest.wait_until_succeeds("journalctl --unit docker-preloader | grep 'not restarting docker: 1 containers run'")
+        assert [disk["state"] for disk in status_of(guest)["disks"]] == ["adopted", "pending"]
+        assert guest.succeed("docker inspect --format '{{.State.Running}}' work").strip() == "true"
+        assert images_of(guest) == {BUSYBOX}
+        guest.succeed("docker kill work")
+        wait_for_images(guest, APP)
+        assert starts_of_docker(guest) == 2
+
+
+def test_with_live_restore_the_container_keeps_running(tree: Path, disks: list[Path]) -> None:
+    files = {"etc/docker/daemon.json": '{"live-restore": true}'}
+    with NspawnGuest(tree, disks[:1], files=files) as guest:
+        guest.succeed("docker run --detach --name work --network none busybox:test /bin/busybox sleep 1000")
+        before = guest.succeed("docker inspect --format '{{.State.Pid}}' work")
+        guest.attach(disks[1])
+        wait_for_images(guest, APP)
+        assert guest.succeed("docker inspect --format '{{.State.Pid}}' work") == before
+        assert guest.succeed("docker inspect --format '{{.State.Running}}' work").strip() == "true"
+
+
+def test_a_missing_disk_is_named_and_docker_starts(tree: Path, disks: list[Path]) -> None:
+    expected = f"{label_of(disks[0])} dpl-0123456789ab"
+    with NspawnGuest(tree, disks[:1], credentials={"docker-preloader.expect": expected}) as guest:
+        assert images_of(guest) == {BUSYBOX}
+        assert status_of(guest)["missing"] == ["dpl-0123456789ab"]
+        assert 29 < status_of(guest)["ready_seconds"] < 45
+        assert "dpl-0123456789ab is expected" in guest.succeed("docker-preloader status")
+        assert "1 problem" in guest.succeed("systemctl show --property=StatusText docker-preloader")
+
+
+def spoil_index(disk: Path) -> None:
+    """Cut the index short, where the kernel does not notice."""
+    run(["debugfs", "-w", "-R", "set_inode_field /preload.json size 100", disk])
+
+
+def spoil_superblock(disk: Path) -> None:
+    """Leave the magic number and the label, for udev, and nothing that the kernel would mount."""
+    with disk.open("r+b") as file:
+        file.seek(1024 + 0x18)
+        file.write(b"\xff" * 8)
+
+
+def remove_index(disk: Path) -> None:
+    run(["debugfs", "-w", "-R", "rm /preload.json", disk])
+
+
+@pytest.mark.parametrize("spoil", [spoil_index, spoil_superblock, remove_index])
+def test_a_disk_that_is_not_fit_keeps_nobody_out(
+    tree: Path, disks: list[Path], tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    bad = tmp_path / "bad.raw"
+    bad.write_bytes(disks[1].read_bytes())
+    spoil(bad)
+    with NspawnGuest(tree, [bad, disks[0]]) as guest:
+        assert images_of(guest) == {BUSYBOX}
+        refused = [disk for disk in status_of(guest)["disks"] if disk["state"] == "refused"]
+        assert [disk["label"] for disk in refused] == [label_of(disks[1])] or spoil is spoil_superblock
+        assert label_of(disks[1]) not in guest.succeed("ls /run/docker-preloader/disks").split()
+        assert guest.succeed("systemctl --failed --plain --no-legend") == ""
+        assert guest.succeed("docker run --rm --network none busybox:test /bin/busybox echo ok").strip() == "ok"
+
+
+def test_a_store_that_is_not_overlay2_is_left_alone(tree: Path, disks: list[Path]) -> None:
+    files = {"etc/docker/daemon.json": '{"features": {"containerd-snapshotter": true}}'}
+    with NspawnGuest(tree, disks[:1], files=files) as guest:
+        assert "left alone" in status_of(guest)["problems"][0]
+        assert guest.succeed("find /var/lib/docker/overlay2 /var/lib/docker/image 2>/dev/null || true") == ""
+
+
+def test_a_damaged_repositories_file_is_reported_and_not_touched(tree: Path, disks: list[Path]) -> None:
+    with NspawnGuest(tree) as guest:
+        guest.succeed(
+            "systemctl stop docker.socket docker && echo '{' >/var/lib/docker/image/overlay2/repositories.json"
+        )
+        guest.attach(disks[0])
+        guest.wait_until_succeeds("docker-preloader status | grep '1 disk more'")
+        guest.fail("docker-preloader sync")
+        assert guest.succeed("cat /var/lib/docker/image/overlay2/repositories.json") == "{\n"
+        guest.succeed("echo '{\"Repositories\":{}}' >/var/lib/docker/image/overlay2/repositories.json")
+        guest.succeed("systemctl start docker")
+        assert images_of(guest) == {BUSYBOX}
+
+
+def test_a_sandbox_that_hides_mounts_from_docker_is_noticed(tree: Path, disks: list[Path]) -> None:
+    files = {"etc/systemd/system/docker-preloader.service.d/sandbox.conf": "[Service]\nPrivateTmp=yes\n"}
+    with NspawnGuest(tree, disks[:1], files=files) as guest:
+        assert images_of(guest) == set()
+        assert "a drop-in of the unit makes a mount namespace" in status_of(guest)["problems"][0]
+
+
+def test_without_a_disk_docker_hardly_waits(tree: Path) -> None:
+    with NspawnGuest(tree) as guest:
+        status = status_of(guest)
+        assert status["disks"] == status["images"] == status["problems"] == []
+        assert "0 images from 0 disks" in guest.succeed("systemctl status --no-pager docker-preloader")
+        assert guest.succeed("ls /run/docker-preloader/disks") == ""
+        # What the agent imports before READY is held by a list in tests/guest; here it is what a unit really loaded.
+        agent = guest.succeed("systemctl show --property=MainPID --value docker-preloader").strip()
+        loaded = guest.succeed(f"cat /proc/{agent}/maps")
+        assert "pystemd" not in loaded
+        assert "orjson" not in loaded
+        assert "libudev.so" in loaded
