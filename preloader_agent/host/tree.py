@@ -21,6 +21,7 @@ OPAQUE_MARKER = b".wh..wh..opq"
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 # Docker gives what no member describes the time of unpacking; the same input must give the same bytes here.
 IMPLIED_MTIME_NS = 0
+_MAX_NAME, _MAX_TARGET = 255, 4095  # bytes; the kernel's limits, so dockerd's as well
 # dockerd sets times before 1970 to 1970, and the kernel those that ext4 cannot hold to the last that it can.
 _MAX_MTIME_NS = ((1 << 34) - (1 << 31) - 1) * 10**9
 _MAX_XATTRS = 4096 - 32 - 4  # bytes of attributes that fit in the one block that ext4 gives them
@@ -63,13 +64,15 @@ class LayerTree:
         path = _clean(member.name)
         if member.type == GLOBAL_HEADER or not path:
             return  # dockerd ignores "./", too: a container's "/" is its own upper directory
+        if max(map(len, path.split(b"/"))) > _MAX_NAME:
+            raise self._invalid(member, f"has a name of more than {_MAX_NAME} bytes, which no file can have")
         parent, name = posixpath.split(path)
         if name == OPAQUE_MARKER:
             yield from self._imply(parent, member)
             self.opaque.append(parent)
         elif name.startswith(WHITEOUT_PREFIX):
             yield from self._imply(parent, member)
-            self._add_whiteout(posixpath.join(parent, name[len(WHITEOUT_PREFIX) :]), member)
+            self._add_whiteout(parent, name[len(WHITEOUT_PREFIX) :], member)
         else:
             yield from self._imply(parent, member)
             yield self._add_node(path, member)
@@ -100,8 +103,9 @@ class LayerTree:
         self._types[path] = DIR
         yield Node(path, DIR)
 
-    def _add_whiteout(self, path: bytes, member: Member) -> None:
-        if path in self._types or path.endswith(b"/"):
+    def _add_whiteout(self, parent: bytes, name: bytes, member: Member) -> None:
+        path = posixpath.join(parent, name)
+        if path in self._types or name in (b"", b".", b".."):
             raise self._invalid(member, "removes what the same layer adds, which dockerd refuses, too")
         self._whiteouts[path] = Node(path, CHR, 0, member.uid, member.gid)
 
@@ -110,6 +114,12 @@ class LayerTree:
         if path in self._types and not self._types[path] == member.type == DIR:
             raise self._invalid(member, f"replaces {_show(path)} of the same layer; that cannot be written to a disk")
         self._check_xattrs(member)
+        if member.type == SYM and not 0 < len(member.linkname) <= _MAX_TARGET:
+            raise self._invalid(member, f"is a link to {len(member.linkname)} bytes, expected 1 to {_MAX_TARGET}")
+        if member.type == LNK and self._types.get(_clean(member.linkname), DIR) == DIR:
+            raise self._invalid(
+                member, f"is a hard link to {_show(_clean(member.linkname))}, which is not in the layer"
+            )
         self._whiteouts.pop(path, None)
         self._types[path] = member.type
         node = Node(
@@ -124,7 +134,7 @@ class LayerTree:
             member.device,
             member.xattrs,
         )
-        return self._resolve_hard_link(node, member) if member.type == LNK else node
+        return replace(node, target=_clean(member.linkname)) if member.type == LNK else node
 
     def _check_xattrs(self, member: Member) -> None:
         for name in member.xattrs:
@@ -133,12 +143,6 @@ class LayerTree:
         size = sum(_padded(16 + len(name)) + _padded(len(value)) for name, value in member.xattrs.items())
         if size > _MAX_XATTRS:
             raise self._invalid(member, f"has {size} bytes of xattrs, at most {_MAX_XATTRS} fit on ext4")
-
-    def _resolve_hard_link(self, node: Node, member: Member) -> Node:
-        target = _clean(member.linkname)
-        if self._types.get(target, DIR) == DIR:
-            raise self._invalid(member, f"is a hard link to {_show(target)}, which is not in the layer")
-        return replace(node, target=target)
 
 
 def size_of(node: Node) -> int:

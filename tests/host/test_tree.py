@@ -116,6 +116,7 @@ def test_hard_link_targets_are_paths_in_the_layer() -> None:
 
 
 def test_hard_link_to_a_whiteout_or_to_another_layer() -> None:
+    assert "'l' is a hard link to 'l', which is not in the layer" in problem_of(hard_link("l", file("l")))
     for entries in ((), (directory("f"),), (whiteout("f"),)):
         assert "'l' is a hard link to 'f', which is not in the layer" in problem_of(
             *entries, hard_link("l", file("f", "x"))
@@ -139,6 +140,20 @@ def test_duplicates() -> None:
 def test_whiteout_of_what_the_layer_adds() -> None:
     for entries in ([file("a", "x")], [directory("a")], [file("a/b", "x")]):
         assert problem_of(*entries, whiteout("a")).startswith("layer: '.wh.a' removes what the same layer adds")
+
+
+@pytest.mark.parametrize("name", ["d/.wh.", "d/.wh..", "d/.wh...", ".wh...", ".wh."])
+def test_whiteout_of_no_name(name: str) -> None:
+    """It must never be written: ".wh..." would be "..", which is outside of the folder, or of the layer."""
+    assert "removes what the same layer adds" in problem_of(file(name))
+
+
+def test_names_and_targets_that_no_file_can_have() -> None:
+    assert "has a name of more than 255 bytes" in problem_of(file("n" * 256))
+    assert "has a name of more than 255 bytes" in problem_of(file("d/" + "n" * 256 + "/x"))
+    assert "is a link to 4096 bytes, expected 1 to 4095" in problem_of(symlink("s", "t" * 4096))
+    assert "is a link to 0 bytes, expected 1 to 4095" in problem_of(symlink("s", ""))
+    assert nodes_of(file("n" * 255), symlink("s", "t" * 4095)).keys() == {b"n" * 255, b"s"}
 
 
 def test_below_what_is_no_directory() -> None:
