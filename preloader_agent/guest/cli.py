@@ -83,15 +83,18 @@ def _usage(_options: Namespace) -> int:
 
 
 def _status(options: Namespace) -> int:
-    import json
-
     from preloader_agent.guest.report import read_status
 
     status = read_status(Paths(run_dir=os.path.abspath(options.run_dir)))
     if status is None:
         log.error("docker-preloader: nothing to show yet; is docker-preloader.service running?")
         return 1
-    print(json.dumps(status.as_json(), indent=1) if options.json else "\n".join(status.lines()))
+    if options.json:
+        import orjson
+
+        print(orjson.dumps(status.as_json(), option=orjson.OPT_INDENT_2).decode())
+    else:
+        print("\n".join(status.lines()))
     return 0
 
 

@@ -95,6 +95,8 @@ class Status(NamedTuple):
     def lines(self) -> Iterator[str]:
         """What `status` prints."""
         yield self.headline()
+        if self.pass_seconds is not None:
+            yield f"  {count_of(self.layers, 'layer')}, merged into docker's store in {self.pass_seconds:.3f} s"
         for device in self.devices:
             yield f"  disk  {device.label:18} {self._state(device):8} {device.device}"
         for image in self.present_images:

@@ -79,7 +79,12 @@ def _progress_bar(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
         task = bar.add_task("reading archives", total=None)
-        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total or None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            known = {"completed": done, "total": total} if total else {}
+            bar.update(task, description=stage, **known)  # type: ignore[arg-type]  # rich names each of its options
+
+        yield show
 
 
 def _print_index(index: DiskIndex, disk: Path, *, as_json: bool) -> None:
