@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, MountError, PreloaderError
 from preloader_agent.guest import log
+from preloader_agent.guest.beneath import is_directory_beneath, list_beneath, read_beneath
 from preloader_agent.guest.mounts import list_mounts, mount_disk, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.store.digest import DiffID, ImageID, chain_ids, sha256_digest
@@ -83,16 +83,24 @@ def attached_disks(paths: Paths) -> list[Disk]:
 def read_disk(mountpoint: str, device: str) -> Disk:
     """Read and check the disk that is mounted on `mountpoint`. Raises InvalidDisk."""
     label = os.path.basename(mountpoint)
-    index = parse_index(read_beneath(mountpoint, INDEX_NAME, MAX_INDEX_BYTES), f"disk {label} ({device})")
-    store = Store(mountpoint)
+    index = _read_index(mountpoint, f"disk {label} ({device})")
+    disk = Disk(label, device, Store(mountpoint), index)
     for layer in index.layers:
         path = Store("").diff(layer.cache_id).lstrip("/")
-        if not stat.S_ISDIR(_lstat_beneath(mountpoint, path)):
+        if not is_directory_beneath(mountpoint, path):
             raise InvalidDisk(f"disk {label} ({device})", f"{path} is not a directory; build the disk again")
-    disk = Disk(label, device, store, index)
     for image in index.images:
         _check_config(disk, image)
     return disk
+
+
+def _read_index(mountpoint: str, disk: str) -> DiskIndex:
+    names = list_beneath(mountpoint, ".")
+    if INDEX_NAME not in names and "image" in names:
+        from preloader_agent.guest.plainstore import read_plain_store
+
+        return read_plain_store(mountpoint, disk)
+    return parse_index(read_beneath(mountpoint, INDEX_NAME, MAX_INDEX_BYTES), disk)
 
 
 def _check_config(disk: Disk, image: ImageRecord) -> None:
@@ -108,46 +116,11 @@ def _check_config(disk: Disk, image: ImageRecord) -> None:
         raise InvalidDisk(f"disk {disk.label} ({disk.device})", what)
 
 
-def read_beneath(root: str, path: str, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes, no symlink followed. Raises InvalidDisk."""
-    descriptor = _open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise InvalidDisk(f"{root}/{path}", f"is not a regular file of at most {limit} bytes; build the disk again")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
-    finally:
-        os.close(descriptor)
-
-
-def _lstat_beneath(root: str, path: str) -> int:
-    descriptor = _open_beneath(root, path, os.O_PATH)
-    try:
-        return os.fstat(descriptor).st_mode
-    finally:
-        os.close(descriptor)
-
-
-def _open_beneath(root: str, path: str, flags: int) -> int:
-    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY)
-    *parents, name = path.split("/")
-    try:
-        for parent in parents:
-            descriptor, above = (
-                os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor),
-                descriptor,
-            )
-            os.close(above)
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
-    except OSError as err:
-        raise InvalidDisk(f"{root}/{path}", f"cannot be read: {err.strerror}; build the disk again") from err
-    finally:
-        os.close(descriptor)
-
-
 def _device_number(device: str) -> str:
-    number = os.stat(device).st_rdev
+    try:
+        number = os.stat(device).st_rdev
+    except OSError as err:
+        raise MountError("mount", device, err.errno or 0, f"{err.strerror}; was it unplugged?") from err
     return f"{os.major(number)}:{os.minor(number)}"
 
 

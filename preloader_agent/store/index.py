@@ -133,7 +133,7 @@ def parse_index(content: bytes, disk: str) -> DiskIndex:
             )
         layers = tuple(_parse_layer(layer) for layer in document["layers"])
         images = tuple(_parse_image(image) for image in document["images"])
-        index = DiskIndex(images, layers, _text(document.get("created_by", "")))
+        index = DiskIndex(images, layers, checked_text(document.get("created_by", "")))
         _check_chains(index)
         if document["content_digest"] != index.content_digest:
             raise InvalidValue("content digest", document["content_digest"], index.content_digest)
@@ -162,7 +162,11 @@ def _parse_image(image: dict[str, Any]) -> ImageRecord:
         ImageID(image["id"]),
         tuple(Reference(reference) for reference in image["references"]),
         tuple(Reference(reference) for reference in image["repo_digests"]),
-        Platform(_text(platform["os"]), _text(platform["architecture"]), _text(platform.get("variant", ""))),
+        Platform(
+            checked_text(platform["os"]),
+            checked_text(platform["architecture"]),
+            checked_text(platform.get("variant", "")),
+        ),
         chain,
         _size(image["size"]),
     )
@@ -183,8 +187,8 @@ def _size(value: object) -> int:
     return value
 
 
-def _text(value: object) -> str:
-    """A short text that cannot harm a terminal or a log."""
+def checked_text(value: object) -> str:
+    """A short text that cannot harm a terminal or a log. Raises InvalidValue."""
     if not isinstance(value, str) or len(value) > 200 or not value.isprintable():
         raise InvalidValue("text", value, "at most 200 printable characters")
     return value

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import DigestMismatch, InvalidDisk, PreloaderError
-from preloader_agent.guest.disks import Disk, read_beneath, read_disk
+from preloader_agent.guest.beneath import read_beneath
+from preloader_agent.guest.disks import Disk, read_disk
 from preloader_agent.guest.plan import plan_merge
 from preloader_agent.guest.storestate import read_store
 from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, encode_index

@@ -16,12 +16,13 @@ import pytest
 
 from preloader_agent.errors import CommandFailed
 from preloader_agent.host.disk import build_disk
-from preloader_agent.host.run import environment
+from preloader_agent.host.run import environment, run
 from tests import images
 from tests.agent import Agent, list_store
 from tests.dockerd import Dockerd
 from tests.images import Image, make_layer
 from tests.images.layer import file
+from tests.system.conftest import NewDockerd
 from tests.tree import tree_differences
 
 IMAGES: dict[str, Callable[[], Image]] = {
@@ -319,3 +320,20 @@ def test_a_disk_that_is_none_is_refused_and_the_others_served(machine: Machine, 
     assert f"not mounting {devices[0]}: {devices[0]}: holds no ext4 file system" in failed.value.output
     machine.dockerd.start()
     assert machine.dockerd.run("app:1") == "hello from app\n"
+
+
+def test_a_plain_copy_of_a_data_root_is_adopted_too(machine: Machine, new_dockerd: NewDockerd, tmp_path: Path) -> None:
+    """What NixOS's dockerPreloader made: image/ and overlay2/ of a dockerd that loaded the images, and no index."""
+    builder = new_dockerd()
+    archive = images.write_docker_archive([images.app_image(), images.untagged_image()], tmp_path / "plain.tar")
+    builder.docker("load", "--input", archive)
+    builder.stop()
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    run(["cp", "--archive", builder.data_root / "image", builder.data_root / "overlay2", plain])
+    run(["mke2fs", "-q", "-t", "ext4", "-L", "0123456789abcdef", "-d", plain, tmp_path / "plain.img", "64M"])
+    machine.plug_in(tmp_path / "plain.img")
+    assert machine.listed() == {*images.app_image().references, images.untagged_image().image_id}
+    assert machine.dockerd.run("app:1") == "hello from app\n"
+    machine.dockerd.docker("save", "--output", tmp_path / "saved.tar", "app:1")
+    assert saved_diff_ids(tmp_path / "saved.tar") == images.app_image().diff_ids
