@@ -196,7 +196,12 @@ def _mounted_layers(layers: Sequence[str]) -> Iterator[Path]:
         root, empty = Path(folder, "root"), Path(folder, "empty")
         root.mkdir()
         empty.mkdir()
-        run(["mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={':'.join([*layers, str(empty)])}", root])
+        # util-linux since 2.39 would give the option to fsconfig(2), which takes no more than 255 bytes.
+        old_call = {"LIBMOUNT_FORCE_MOUNT2": "always"}
+        run(
+            ["mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={':'.join([*layers, str(empty)])}", root],
+            env=old_call,
+        )
         try:
             yield root
         finally:
