@@ -7,21 +7,22 @@ one layer may be a symlink to another.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from preloader_agent.errors import DigestMismatch, InvalidArchive, InvalidValue
 from preloader_agent.store.digest import MAX_LAYERS, ChainID, DiffID, ImageID, chain_ids, sha256_digest
-from preloader_agent.store.index import Platform
+from preloader_agent.store.index import Platform, checked_text
 from preloader_agent.store.reference import Reference
 
 MAX_JSON = 16 << 20  # bytes of a manifest or configuration; real ones have a few kB
@@ -31,26 +32,43 @@ _HEX_NAME = re.compile(r"(?:^|/|sha256:)([0-9a-f]{64})(?:\.json)?$")
 
 
 @dataclass(frozen=True)
+class Archive:
+    """An open archive; members are found by their normalized names, since some writers put "./" before them."""
+
+    tar: tarfile.TarFile
+    members: Mapping[str, tarfile.TarInfo]
+
+    @property
+    def name(self) -> str:
+        """What errors call the archive."""
+        return str(self.tar.name)
+
+    def open(self, member: tarfile.TarInfo) -> IO[bytes]:
+        """The content of a regular file."""
+        file = self.tar.extractfile(member)
+        assert file is not None
+        return file
+
+
+@dataclass(frozen=True)
 class LayerSource:
     """A layer of an image, and the archive member that holds its tar stream."""
 
     diff_id: DiffID
     chain_id: ChainID
     parent: ChainID | None
-    archive: tarfile.TarFile
+    archive: Archive
     member: tarfile.TarInfo
 
     @property
     def name(self) -> str:
         """What errors call the layer."""
-        return f"{self.archive.name!s}: layer {self.member.name}"
+        return f"{self.archive.name}: layer {self.member.name}"
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The uncompressed tar stream; the block raises InvalidArchive when its compression is damaged."""
-        file = self.archive.extractfile(self.member)
-        assert file is not None
-        with file:
+        with self.archive.open(self.member) as file:
             magic = file.read(6)
             file.seek(0)
             if magic.startswith(_GZIP):
@@ -90,7 +108,9 @@ def open_images(paths: Sequence[Path]) -> Iterator[list[Image]]:
         found: dict[ImageID, Image] = {}
         claims: dict[Reference, tuple[ImageID, Path]] = {}
         for path in paths:
-            for image in _read_archive(stack.enter_context(_open_archive(path))):
+            tar = stack.enter_context(_open_tar(path))
+            members = {posixpath.normpath(member.name): member for member in tar.getmembers()}
+            for image in _read_archive(Archive(tar, members)):
                 _check_claims(image, path, claims)
                 known = found.get(image.image_id, image)
                 references = tuple(sorted({*known.references, *image.references}))
@@ -110,7 +130,7 @@ def _check_claims(image: Image, path: Path, claims: dict[Reference, tuple[ImageI
             )
 
 
-def _open_archive(path: Path) -> tarfile.TarFile:
+def _open_tar(path: Path) -> tarfile.TarFile:
     try:
         with path.open("rb") as file:
             magic = file.read(6)
@@ -120,7 +140,8 @@ def _open_archive(path: Path) -> tarfile.TarFile:
         archive = tarfile.open(path, mode="r:")  # noqa: SIM115 - the caller closes it
         archive.getmembers()  # reads every header: a truncated archive is found before anything is written
     except OSError as err:
-        raise InvalidArchive(path, f"cannot be read: {err.strerror or err}") from err
+        hint = "; a pipe is not read yet: save to a file first" if err.errno == errno.ESPIPE else ""
+        raise InvalidArchive(path, f"cannot be read: {err.strerror or err}{hint}") from err
     except tarfile.TarError as err:
         raise InvalidArchive(path, f"not a sound tar file ({err}); expected what `docker save` writes") from err
     return archive
@@ -132,10 +153,10 @@ def _refuse_compression(name: object, magic: bytes) -> None:
             raise InvalidArchive(name, f"is compressed with {tool}, which is not read yet; decompress it first")
 
 
-def _read_archive(archive: tarfile.TarFile) -> Iterator[Image]:
-    names = set(archive.getnames())
-    if "manifest.json" not in names:
-        found = "is an OCI layout without manifest.json, which is not read yet" if "oci-layout" in names else ""
+def _read_archive(archive: Archive) -> Iterator[Image]:
+    if "manifest.json" not in archive.members:
+        is_oci = "oci-layout" in archive.members
+        found = "is an OCI layout without manifest.json, which is not read yet" if is_oci else ""
         raise InvalidArchive(archive.name, f"{found or 'has no manifest.json'}; expected what `docker save` writes")
     manifest = _parse_json(archive, "manifest.json", _read_file(archive, "manifest.json"))
     if not isinstance(manifest, list) or not all(isinstance(entry, dict) for entry in manifest):
@@ -146,13 +167,13 @@ def _read_archive(archive: tarfile.TarFile) -> Iterator[Image]:
         yield _read_image(archive, entry)
 
 
-def _read_image(archive: tarfile.TarFile, entry: dict[str, Any]) -> Image:
+def _read_image(archive: Archive, entry: dict[str, Any]) -> Image:
     config_name = _member_name(archive, entry.get("Config"))
     content = _read_file(archive, config_name)
     image_id = ImageID(sha256_digest(content))
     named = _HEX_NAME.search(config_name)
     if named and named[1] != image_id.hex:
-        raise DigestMismatch(f"{archive.name!s}: image configuration {config_name}", named[1], image_id.hex)
+        raise DigestMismatch(f"{archive.name}: image configuration {config_name}", named[1], image_id.hex)
     config = _parse_json(archive, config_name, content)
     diff_ids = _diff_ids(archive, config_name, config)
     layers = _list(archive, entry, "Layers")
@@ -167,7 +188,7 @@ def _read_image(archive: tarfile.TarFile, entry: dict[str, Any]) -> Image:
         image_id,
         content,
         tuple(_reference(archive, tag) for tag in _list(archive, entry, "RepoTags")),
-        _platform(config),
+        _platform(archive, config_name, config),
         tuple(
             LayerSource(diff_id, chain_id, parent, archive, member)
             for diff_id, chain_id, parent, member in zip(diff_ids, chain, parents, members, strict=True)
@@ -175,21 +196,21 @@ def _read_image(archive: tarfile.TarFile, entry: dict[str, Any]) -> Image:
     )
 
 
-def _list(archive: tarfile.TarFile, entry: dict[str, Any], key: str) -> list[Any]:
+def _list(archive: Archive, entry: dict[str, Any], key: str) -> list[Any]:
     found = entry.get(key) or []
     if not isinstance(found, list):
         raise InvalidArchive(archive.name, f"manifest.json: {key} is {found!r:.60}; expected a list")
     return found
 
 
-def _reference(archive: tarfile.TarFile, tag: str) -> Reference:
+def _reference(archive: Archive, tag: str) -> Reference:
     try:
         return Reference(tag)
     except InvalidValue as err:
         raise InvalidArchive(archive.name, f"manifest.json: {err}") from err
 
 
-def _diff_ids(archive: tarfile.TarFile, name: str, config: Any) -> list[DiffID]:
+def _diff_ids(archive: Archive, name: str, config: Any) -> list[DiffID]:
     try:
         diff_ids = [DiffID(diff_id) for diff_id in config["rootfs"]["diff_ids"] or ()]
     except (KeyError, TypeError, InvalidValue) as err:
@@ -199,47 +220,51 @@ def _diff_ids(archive: tarfile.TarFile, name: str, config: Any) -> list[DiffID]:
     return diff_ids
 
 
-def _platform(config: dict[str, Any]) -> Platform:
+def _platform(archive: Archive, name: str, config: dict[str, Any]) -> Platform:
     values = [config.get(key) for key in ("os", "architecture", "variant")]
-    os, architecture, variant = (value if isinstance(value, str) else "" for value in values)
-    return Platform(os or "linux", architecture, variant)
+    try:
+        os, architecture, variant = (checked_text(value if isinstance(value, str) else "") for value in values)
+    except InvalidValue as err:
+        raise InvalidArchive(archive.name, f"{name}: platform: {err}") from err
+    if os not in ("", "linux"):
+        raise InvalidArchive(
+            archive.name, f"{name} is an image for {os}, expected linux; docker would not load it either"
+        )
+    return Platform("linux", architecture, variant)
 
 
-def _member_name(archive: tarfile.TarFile, name: object) -> str:
+def _member_name(archive: Archive, name: object) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidArchive(archive.name, f"manifest.json names a file {name!r:.60}; expected a path in the archive")
     return posixpath.normpath(name)
 
 
-def _find_member(archive: tarfile.TarFile, name: str) -> tarfile.TarInfo:
-    """The regular file of a name; `docker save` before 25 makes a layer that it wrote already a symlink."""
+def _find_member(archive: Archive, name: str) -> tarfile.TarInfo:
+    """The regular file of a name; `docker save` before 25 makes a layer that it wrote already a symlink, tar a link."""
     visited: set[str] = set()
     while name not in visited:
         visited.add(name)
-        try:
-            member = archive.getmember(name)
-        except KeyError:
+        member = archive.members.get(name)
+        if member is None or not (member.isreg() or member.issym() or member.islnk()):
             break
         if member.isreg():
             return member
-        if not member.issym():
-            break
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+        folder = posixpath.dirname(name) if member.issym() else ""
+        name = posixpath.normpath(posixpath.join(folder, member.linkname))
     raise InvalidArchive(
         archive.name, f"{name} is missing, though manifest.json needs it; save the image again (is the file complete?)"
     )
 
 
-def _read_file(archive: tarfile.TarFile, name: str) -> bytes:
+def _read_file(archive: Archive, name: str) -> bytes:
     member = _find_member(archive, name)
     if member.size > MAX_JSON:
         raise InvalidArchive(archive.name, f"{name} has {member.size} bytes, at most {MAX_JSON} are read")
-    file = archive.extractfile(member)
-    assert file is not None
-    return file.read()
+    with archive.open(member) as file:
+        return file.read()
 
 
-def _parse_json(archive: tarfile.TarFile, name: str, content: bytes) -> Any:
+def _parse_json(archive: Archive, name: str, content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as err:

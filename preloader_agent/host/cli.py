@@ -54,7 +54,8 @@ def inspect(disk: Path, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 the operation failed, 2 invalid input or usage, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         status = cli.main(standalone_mode=False)
     except click.ClickException as err:
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends us as Ctrl-C does: what is not finished is removed on the way out."""
+    """A request to end, or a closed terminal, is like Ctrl-C: what is not finished is removed on the way out."""
     raise KeyboardInterrupt
 
 

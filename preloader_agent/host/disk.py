@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from preloader_agent import __version__
-from preloader_agent.errors import CommandFailed, NoSpace, PreloaderError
+from preloader_agent.errors import CommandFailed, InvalidValue, NoSpace, PreloaderError
 from preloader_agent.host.archive import Image, LayerSource, open_images
 from preloader_agent.host.e2fsprogs import BLOCK_SIZE, Geometry, check_version, complete, make_filesystem
 from preloader_agent.host.geometry import survey
@@ -39,7 +39,7 @@ def build_disk(archives: Sequence[Path], output: Path, progress: Progress = lamb
     An existing `output` is replaced at the very end. Raises InputError for what the archives hold, ToolError for
     e2fsprogs and qemu-img, and PreloaderError when the disk cannot be written.
     """
-    _check_output(output)
+    _check_output(output, archives)
     check_version()
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:
@@ -74,7 +74,7 @@ def _write_layers(
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress("writing layers", done, total)
+        progress("writing layers", min(done, total), total)  # a compressed layer has more than its member
 
     records = {layer.chain_id: writer.add_layer(layer, advance) for layer in layers}
     return DiskIndex(
@@ -90,10 +90,14 @@ def _image_record(image: Image, records: Mapping[ChainID, LayerRecord]) -> Image
     return ImageRecord(image.image_id, image.references, (), image.platform, chain, size)
 
 
-def _check_output(output: Path) -> None:
-    """Fail before the work, not after it; a device's name is never given to a file."""
+def _check_output(output: Path, archives: Sequence[Path]) -> None:
+    """Fail before the work, not after it; a device's or an archive's name is never given to a disk."""
+    if not output.parent.is_dir():
+        raise InvalidValue("output", str(output), "a file in a directory that exists")
     if output.exists() and not output.is_file():
-        raise PreloaderError(f"{output}: is not a file; name the disk to write, such as disk.qcow2")
+        raise InvalidValue("output", str(output), "a file's name, such as disk.qcow2")
+    if any(archive.exists() and output.exists() and output.samefile(archive) for archive in archives):
+        raise InvalidValue("output", str(output), "another file than the archive that is read")
 
 
 @contextmanager
@@ -107,6 +111,11 @@ def _staging(output: Path, geometry: Geometry) -> Iterator[Path]:
             except CommandFailed as err:
                 if err.status == -signal.SIGXFSZ or shutil.disk_usage(folder).free < _FULL_BYTES:
                     raise NoSpace(output, needed) from err
+                if "Could not allocate" in err.output:
+                    what = f"its content needs more than {geometry.blocks} blocks and {geometry.inodes} inodes"
+                    raise PreloaderError(
+                        f"{output}: {what}, which is a mistake of preloader's; please report it"
+                    ) from err
                 raise
     except OSError as err:
         if err.errno in _FULL:
@@ -116,7 +125,7 @@ def _staging(output: Path, geometry: Geometry) -> Iterator[Path]:
 
 def _publish(finished: Path, output: Path) -> None:
     """Give a finished disk its name: read-only, on stable storage, in one step."""
-    finished.chmod(0o444)
+    finished.chmod(finished.stat().st_mode & 0o444)  # what the umask allows, but for writing
     descriptor = os.open(finished, os.O_RDONLY)
     try:
         os.fsync(descriptor)

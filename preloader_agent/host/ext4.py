@@ -22,19 +22,23 @@ _MAGIC = 0xEF53
 _FEATURE_64BIT = 0x80
 _EXTENT_MAGIC = 0xF30A
 _EXTENTS_FLAG = 0x80000
+_EXTERNAL_DATA = 1 << 2
 _MAX_DEPTH = 5
 _MAX_WRITTEN = 32768  # blocks; an extent with more is allocated, but unwritten: zeros
 _MAX_DIRECTORY = 1 << 28  # bytes; more than a million names
 _S_IFMT, _S_IFDIR, _S_IFREG, _S_IFLNK = 0o170000, 0o040000, 0o100000, 0o120000
 
 
-class Image(Protocol):
+class DiskImage(Protocol):
     """Random access to the bytes of a disk."""
 
     name: str
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Bytes of the virtual disk; short at its end."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class RawImage:
@@ -45,7 +49,7 @@ class RawImage:
         self._file = path.open("rb")
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See Image."""
+        """See DiskImage."""
         self._file.seek(offset)
         return self._file.read(length)
 
@@ -66,7 +70,7 @@ class QcowImage:
         self._pieces: dict[int, bytes] = {}
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See Image."""
+        """See DiskImage."""
         first, last = offset // self._PIECE, (offset + length - 1) // self._PIECE
         content = b"".join(self._piece(number) for number in range(first, last + 1))
         start = offset - first * self._PIECE
@@ -92,16 +96,30 @@ def open_image(path: Path) -> RawImage | QcowImage:
     """Open a raw or qcow2 image. Raises InvalidDisk when it cannot be read."""
     try:
         with path.open("rb") as file:
-            is_qcow = file.read(4) == b"QFI\xfb"
+            header = file.read(80)
     except OSError as err:
         raise InvalidDisk(path, f"cannot be read: {err.strerror}") from err
-    return QcowImage(path) if is_qcow else RawImage(path)
+    if not header.startswith(b"QFI\xfb"):
+        return RawImage(path)
+    _refuse_other_files(path, header)
+    return QcowImage(path)
+
+
+def _refuse_other_files(path: Path, header: bytes) -> None:
+    """A qcow2 image can name other files to read; ours has none, and a stranger's shall not choose any here.
+
+    Layout: QEMU docs/interop/qcow2.txt: offset of the backing file's name at 8, incompatible features at 72.
+    """
+    version, backing = struct.unpack_from(">IQ", header.ljust(80, b"\0"), 4)
+    (features,) = struct.unpack_from(">Q", header.ljust(80, b"\0"), 72)
+    if backing or (version >= 3 and features & _EXTERNAL_DATA):
+        raise InvalidDisk(path, "keeps its data in another file; flatten it first: qemu-img convert -O qcow2")
 
 
 class Ext4:
     """A file system; inodes are numbers. Raises InvalidDisk for what is not ext4, or not sound."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: DiskImage) -> None:
         self._image = image
         block = image.read_at(_SUPERBLOCK, 1024)
         if len(block) < 1024 or struct.unpack_from("<H", block, 0x38)[0] != _MAGIC:
@@ -123,9 +141,7 @@ class Ext4:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        close = getattr(self._image, "close", None)
-        if close is not None:
-            close()
+        self._image.close()
 
     def find(self, path: bytes) -> int | None:
         """The inode of a path, or None; symlinks are not followed."""

@@ -21,10 +21,11 @@ _RESERVED_INODES = 11  # ext4's own, with lost+found
 _STORE_INODES = 32  # the directories and files of an empty store
 _LAYER_INODES = 16  # a layer's own directories and files beside its tree
 _IMAGE_INODES = 2
-_DIRECTORY_PAYLOAD = 3600  # bytes of entries that a block of 4096 holds at least: names have up to 255 bytes
+_DIRECTORY_PAYLOAD = 3200  # bytes of entries that a block of 4096 holds at least, with the room that e2fsck -D leaves
 _EXTENTS_PER_BLOCK = 340  # (4096 - 12) / 12
 _INLINE_LINK = 60  # a shorter symlink target stands in the inode
-_TAR_SPLIT_BYTES = 512  # per member, beside three times its name: headers compress well, hashes in names do not
+# tar-split: what base64, gzip and JSON make at most of raw bytes, of a name, and of a member beside them.
+_RAW_FACTOR, _NAME_FACTOR, _MEMBER_BYTES = 1.5, 6, 128
 _GROUP_BLOCKS = 32768
 _SLACK = 1.02
 
@@ -53,11 +54,12 @@ class _Tally:
         blocks = -(-size // BLOCK_SIZE)
         self.blocks += blocks + (blocks // _EXTENTS_PER_BLOCK + 1 if blocks > 4 else 0)
 
-    def close_layer(self, members: int, names: int) -> None:
-        """Count a layer's directories and its tar-split."""
-        self.blocks += sum(1 + size // _DIRECTORY_PAYLOAD for size in self.directories.values())
+    def close_layer(self, tar_split: float) -> None:
+        """Count a layer's directories, and its tar-split of at most so many bytes."""
+        # The first block of each was counted with its node.
+        self.blocks += sum(size // _DIRECTORY_PAYLOAD for size in self.directories.values())
         self.directories.clear()
-        self.add_file(members * _TAR_SPLIT_BYTES + 3 * names)
+        self.add_file(int(tar_split) + BLOCK_SIZE)
         self.inodes += _LAYER_INODES
         self.blocks += _LAYER_INODES
 
@@ -81,7 +83,7 @@ def survey(layers: Sequence[LayerSource], images: Sequence[Image]) -> Geometry:
 
 
 def _survey_layer(layer: LayerSource, tally: _Tally) -> None:
-    members = names = 0
+    tar_split = 0.0
     with layer.open() as stream:
         tar = LayerTar(stream, layer.name)
         tree = LayerTree(layer.name)
@@ -89,9 +91,9 @@ def _survey_layer(layer: LayerSource, tally: _Tally) -> None:
             for node in tree.add(member):
                 tally.add_node(node)
             tar.skip_data()
-            members += 1
-            names += len(member.name)
+            tar_split += _MEMBER_BYTES + _NAME_FACTOR * len(member.name) + _RAW_FACTOR * len(member.raw)
         for node in tree.whiteouts():
             tally.add_node(node)
         tally.blocks += len(tree.opaque)
-    tally.close_layer(members, names)
+        tar_split += _RAW_FACTOR * sum(len(chunk) for chunk in tar.tail())
+    tally.close_layer(tar_split)

@@ -39,6 +39,8 @@ class StoreWriter:
         self._pipe = pipe
         self._lowers: dict[ChainID, str] = {}
         self.completions: list[Completion] = []
+        self._inodes: dict[bytes, bytes] = {}
+        self._completed: set[bytes] = set()
         for path, mode in STORE_DIRECTORIES:
             self._directory(path, mode)
 
@@ -138,9 +140,15 @@ class StoreWriter:
         member.mtime = node.mtime_ns // 10**9
         member.linkname = _decode(top + b"/" + node.target if node.type == LNK else node.target)
         self._write_header(member)
+        inode = self._inodes.setdefault(path, self._inode_of(top, node, path))
         completion = Completion(path, node.mtime_ns, node.xattrs)
-        if completion.is_needed:
+        if completion.is_needed or inode in self._completed:
             self.completions.append(completion)
+            self._completed.add(inode)
+
+    def _inode_of(self, top: bytes, node: Node, path: bytes) -> bytes:
+        """The first path of a node's inode: a folder that comes again and a hard link describe theirs anew."""
+        return self._inodes[top + b"/" + node.target] if node.type == LNK else path
 
     def _directory(self, path: str, mode: int) -> None:
         self._write_header(_member(path, DIR, mode))

@@ -26,7 +26,7 @@ _MAX_NAME, _MAX_TARGET = 255, 4095  # bytes; the kernel's limits, so dockerd's a
 _MAX_MTIME_NS = ((1 << 34) - (1 << 31) - 1) * 10**9
 _MAX_XATTRS = 4096 - 32 - 4  # bytes of attributes that fit in the one block that ext4 gives them
 # What ext4 can hold, and what debugfs' command language can write.
-_XATTR_NAME = re.compile(rb"(?:user|trusted|security|system)\.[!#-~][ !#-~]{0,200}")
+_XATTR_NAME = re.compile(rb"(?:user|trusted|security)\.[!#-~][ !#-~]{0,200}|system\.posix_acl_(?:access|default)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +92,17 @@ class LayerTree:
 
     def _imply(self, path: bytes, member: Member) -> Iterator[Node]:
         """The parents that are not there yet, outermost first."""
-        if path in self._whiteouts:
-            raise self._invalid(member, f"is below {_show(path)}, which a whiteout removes")
-        known = self._types.get(path)
-        if known == DIR:
-            return
-        if known is not None:
+        missing = []
+        while path not in self._types:
+            if path in self._whiteouts:
+                raise self._invalid(member, f"is below {_show(path)}, which a whiteout removes")
+            missing.append(path)
+            path = posixpath.dirname(path)
+        if self._types[path] != DIR:
             raise self._invalid(member, f"is below {_show(path)}, which is not a directory")
-        yield from self._imply(posixpath.dirname(path), member)
-        self._types[path] = DIR
-        yield Node(path, DIR)
+        for parent in reversed(missing):
+            self._types[parent] = DIR
+            yield Node(parent, DIR)
 
     def _add_whiteout(self, parent: bytes, name: bytes, member: Member) -> None:
         path = posixpath.join(parent, name)

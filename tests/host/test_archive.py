@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from preloader_agent.errors import InvalidArchive
 from preloader_agent.host.archive import open_images
 from preloader_agent.host.disk import build_disk, unique_layers
 from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.run import run
 from preloader_agent.store.index import Platform
 from tests import images
 from tests.images import Image, Layer, Layout, archive, write_members
@@ -84,3 +87,37 @@ def test_platform(tmp_path: Path, config: dict[str, object], platform: Platform)
     assert isinstance(content, bytes)
     with open_images([small_archive(tmp_path, content, config=config)]) as (found,):
         assert found.platform == platform
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"os": "windows"}, "is an image for windows, expected linux"),
+        ({"architecture": "a" * 300}, "platform: .*expected at most 200 printable characters"),
+        ({"architecture": "amd64\x1b[2J"}, "platform: .*expected at most 200 printable characters"),
+    ],
+)
+def test_a_platform_that_no_guest_would_read_is_refused(
+    tmp_path: Path, config: dict[str, object], problem: str
+) -> None:
+    with (
+        pytest.raises(InvalidArchive, match=problem),
+        open_images([small_archive(tmp_path, b"", config=config)]),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("ext4_tools")
+def test_an_archive_that_was_unpacked_and_packed_again(tmp_path: Path) -> None:
+    """tar writes "./" before each name, and the second name of a file as a hard link to the first."""
+    saved = images.write_docker_archive([images.app_image(), images.busybox_image()], tmp_path / "saved.tar", "oci")
+    (tmp_path / "tree").mkdir()
+    run(["tar", "--directory", tmp_path / "tree", "--extract", "--file", saved])
+    manifest = tmp_path / "tree" / "manifest.json"
+    base = json.loads(manifest.read_text())[0]["Layers"][0]
+    os.link(tmp_path / "tree" / base, tmp_path / "tree" / "again")
+    manifest.write_text(manifest.read_text().replace(f'"{base}"', '"again"', 1))
+    run(["tar", "--directory", tmp_path / "tree", "--create", "--file", tmp_path / "packed.tar", "."])
+    for name in ("saved", "packed"):
+        build_disk([tmp_path / f"{name}.tar"], tmp_path / f"{name}.qcow2")
+    assert (tmp_path / "saved.qcow2").read_bytes() == (tmp_path / "packed.qcow2").read_bytes()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -402,18 +403,21 @@ def test_two_archives_with_one_tag(preloader: Preloader, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("output", "problem"),
     [
-        ("missing/x.qcow2", "cannot be written: No such file or directory"),
-        ("busybox.tar/x.qcow2", "cannot be written: Not a directory"),
-        (".", "is not a file; name the disk to write, such as disk.qcow2"),
-        ("/dev/null", "is not a file; name the disk to write, such as disk.qcow2"),
+        ("missing/x.qcow2", "a file in a directory that exists"),
+        ("busybox.tar/x.qcow2", "a file in a directory that exists"),
+        (".", "a file's name, such as disk.qcow2"),
+        ("/dev/null", "a file's name, such as disk.qcow2"),
+        ("busybox.tar", "another file than the archive that is read"),
     ],
 )
 @pytest.mark.usefixtures("ext4_tools")
 def test_bad_output(preloader: Preloader, busybox: Path, tmp_path: Path, output: str, problem: str) -> None:
+    before = busybox.read_bytes()
     result = preloader("build", busybox, "-o", tmp_path / output)
-    assert (result.status, result.out) == (1, "")
-    assert result.err == f"preloader: {tmp_path / output}: {problem}\n"
+    assert (result.status, result.out) == (2, "")
+    assert result.err == f"preloader: output: expected {problem}, found {str(tmp_path / output)!r}\n"
     assert list(tmp_path.iterdir()) == [busybox]
+    assert busybox.read_bytes() == before
 
 
 # --- disks that are none ---
@@ -426,6 +430,7 @@ def test_bad_output(preloader: Preloader, busybox: Path, tmp_path: Path, output:
         (b"This is not a disk.\n", "holds no ext4 file system; expected a disk made by `preloader build`"),
         (bytes(1 << 20), "holds no ext4 file system; expected a disk made by `preloader build`"),
         (b"QFI\xfb" + bytes(1 << 16), "is no sound qcow2 image: .*"),
+        (struct.pack(">4sIQ", b"QFI\xfb", 3, 512) + bytes(1 << 16), "keeps its data in another file; flatten it .*"),
     ],
 )
 def test_inspect_of_what_is_no_disk(preloader: Preloader, tmp_path: Path, content: bytes, problem: str) -> None:
@@ -548,7 +553,7 @@ def test_file_size_limit(busybox: Path, tmp_path: Path) -> None:
 # --- interrupted ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_build_leaves_nothing(busybox: Path, tmp_path: Path, number: signal.Signals) -> None:
     """mke2fs tells that it has begun, and reads nothing, so that the build stands in the middle of its stream."""
     os.mkfifo(tmp_path / "begun")

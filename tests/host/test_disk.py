@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from preloader_agent.store.index import DiskIndex, LayerRecord
 from preloader_agent.store.layout import Store
 from tests import images
 from tests.host.conftest import SMALL_IMAGES, convert_to_raw
-from tests.images import Image, Layout, catalogue, layer
+from tests.images import Image, Layout, catalogue, layer, make_layer
+from tests.images.layer import directory, file, hard_link
 
 TOP = Store("")
 
@@ -264,3 +266,20 @@ def test_most_layers_that_docker_takes(ext4_tools: None, tmp_path: Path) -> None
     archive = images.write_docker_archive([deep], tmp_path / "deep.tar")
     assert len(build_disk([archive], tmp_path / "x.qcow2").layers) == 125
     run(["e2fsck", "-fn", convert_to_raw(tmp_path / "x.qcow2")])
+
+
+@pytest.mark.usefixtures("ext4_tools")
+def test_what_is_described_twice_is_as_it_was_described_last(tmp_path: Path) -> None:
+    """A folder that comes again under another spelling, and a hard link: both describe an inode anew."""
+    entries = [
+        directory("folder").at(1_500_000_000),
+        file("file", b"x").at(1_500_000_000),
+        directory("/folder").at(7_000_000_000),
+        hard_link("link", file("file").at(7_000_000_000)),
+    ]
+    archive = images.write_docker_archive([Image((make_layer(entries),), ("x:1",))], tmp_path / "x.tar")
+    index = build_disk([archive], tmp_path / "x.qcow2")
+    raw = convert_to_raw(tmp_path / "x.qcow2")
+    for name in ("folder", "file", "link"):
+        stat = run(["debugfs", "-R", f"stat /overlay2/{index.layers[0].cache_id}/diff/{name}", raw])
+        assert re.search(r"mtime: 0x00000007:00000000 ", stat), stat

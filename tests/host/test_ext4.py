@@ -98,8 +98,11 @@ class Damaged:
         self._content = content
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See Image."""
+        """See DiskImage."""
         return bytes(self._content[offset : offset + length])
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @pytest.mark.parametrize("seed", range(15))
