@@ -1,8 +1,8 @@
 """Carrying out a plan: each operation is idempotent, and a crash between any two system calls leaves a store that
 dockerd can use and the next pass completes.
 
-A layer exists once its record is renamed into place, an image once its configuration is. What dockerd must find whole
-is on stable storage before repositories.json names it.
+A layer exists once its record is renamed into place, an image once its configuration is. Layers and markers are on
+stable storage before images are there, and images before repositories.json names them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from preloader_agent.guest.plan import (
     AddImage,
     AddLayer,
     ForgetImage,
+    MarkImage,
     Operation,
     Plan,
     PointLayer,
     RemoveImage,
     RemoveLayer,
     RemoveLeftover,
+    SetReferences,
+    Sync,
 )
 from preloader_agent.guest.storestate import STAGED_PREFIX, marker_path
 from preloader_agent.store.digest import ChainID
@@ -72,24 +75,33 @@ def _make_directories(store: Store) -> None:
 
 
 def _apply(operation: Operation, store: Store) -> None:
+    if isinstance(operation, Sync):
+        sync_filesystem(store.root)
+    elif isinstance(operation, PointLayer):
+        _replace_symlink(operation.diff, store.diff(operation.cache_id))
+        _replace_symlink(operation.tar_split, store.tar_split(operation.chain_id))
+    elif isinstance(operation, AddLayer):
+        _add_layer(operation, store)
+    elif isinstance(operation, MarkImage):
+        _mark_image(operation, store)
+    elif isinstance(operation, AddImage):
+        content = operation.disk.read_config(operation.image_id)
+        write_file(store.image_config(operation.image_id), content, PRIVATE_FILE_MODE, is_durable=False)
+    elif isinstance(operation, SetReferences):
+        write_file(store.repositories, operation.repositories.encode(), PRIVATE_FILE_MODE)
+    else:
+        _remove(operation, store)
+
+
+def _remove(operation: RemoveLeftover | RemoveImage | ForgetImage | RemoveLayer, store: Store) -> None:
     if isinstance(operation, RemoveLeftover):
         _remove_tree(operation.path)
     elif isinstance(operation, RemoveImage):
         _remove_file(store.image_config(operation.image_id))
     elif isinstance(operation, ForgetImage):
         _remove_tree(store.image_metadata(operation.image_id))
-    elif isinstance(operation, RemoveLayer):
-        _remove_layer(operation, store)
-    elif isinstance(operation, PointLayer):
-        _replace_symlink(operation.diff, store.diff(operation.cache_id))
-        _replace_symlink(operation.tar_split, store.tar_split(operation.chain_id))
-    elif isinstance(operation, AddLayer):
-        _add_layer(operation, store)
-    elif isinstance(operation, AddImage):
-        _add_image(operation, store)
     else:
-        sync_filesystem(store.root)
-        write_file(store.repositories, operation.repositories.encode(), PRIVATE_FILE_MODE)
+        _remove_layer(operation, store)
 
 
 def _add_layer(layer: AddLayer, store: Store) -> None:
@@ -118,13 +130,11 @@ def _add_record(layer: AddLayer, store: Store) -> None:
     os.rename(staged, store.layer_record(layer.chain_id))
 
 
-def _add_image(image: AddImage, store: Store) -> None:
-    """The marker comes first: an image of ours is never taken for the user's."""
-    content = image.disk.read_config(image.image_id)
+def _mark_image(image: MarkImage, store: Store) -> None:
+    """The marker comes before the image: an image of ours is never taken for the user's."""
     _make_directory(store.image_metadata(image.image_id), 0o700)
     marker = json.dumps({"references": image.references, "disk": image.disk.label}).encode()
     write_file(marker_path(store, image.image_id), marker, PRIVATE_FILE_MODE, is_durable=False)
-    write_file(store.image_config(image.image_id), content, PRIVATE_FILE_MODE, is_durable=False)
 
 
 def _remove_layer(layer: RemoveLayer, store: Store) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from preloader_agent.errors import EXIT_INTERRUPTED, EXIT_INVALID, PreloaderError, StoreError
+from preloader_agent.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_INVALID, PreloaderError, StoreError
 from preloader_agent.guest import log
 from preloader_agent.guest.paths import Paths
 
@@ -25,6 +25,10 @@ def main() -> None:
     except PreloaderError as err:
         log.error("docker-preloader: %s", err)
         status = err.exit_code
+    except OSError as err:
+        hint = "; run it as root" if isinstance(err, PermissionError) else ""
+        log.error("docker-preloader: %s: %s%s", err.filename or "system call", err.strerror or err, hint)
+        status = EXIT_FAILED
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     sys.exit(status)
@@ -99,9 +103,9 @@ def _status(options: Namespace) -> int:
 
 
 def _sync(options: Namespace) -> int:
-    from preloader_agent.guest.report import read_status, write_devices
+    from preloader_agent.guest.report import DevicesReport, read_status, write_devices
     from preloader_agent.guest.sync import merge
-    from preloader_agent.guest.wake import wake_daemon
+    from preloader_agent.guest.wake import MERGED, POSTPONED, wake_daemon
 
     paths = _sync_paths(options)
     devices = [(device, "") for device in options.device]
@@ -112,11 +116,15 @@ def _sync(options: Namespace) -> int:
     refused, status = _attach_devices(paths, devices)
     if not options.device:
         status = 0  # a disk that is not fit is reported, but it was not asked for by name
-    if not merge(paths):
-        log.warning("docker-preloader: docker runs; the change is made at its next start")
+    has_merged = merge(paths)
+    if not has_merged:
+        hint = (
+            "" if options.docker_pidfile else " (a dockerd that uses another store is told apart by --docker-pidfile)"
+        )
+        log.warning("docker-preloader: docker runs; the change is made at its next start%s", hint)
         status = 1
-    if not wake_daemon(paths.wake_socket):
-        write_devices(paths, [*_mounted_devices(paths), *refused], [], None, "")
+    if not wake_daemon(paths.wake_socket, MERGED if has_merged else POSTPONED):
+        write_devices(paths, DevicesReport([*_mounted_devices(paths), *refused], []))
     found = read_status(paths)
     if found is not None:
         print(found.headline())

@@ -18,23 +18,16 @@ from preloader_agent.errors import InvalidValue, MountError, PreloaderError, Sto
 from preloader_agent.guest import log
 from preloader_agent.guest.devices import Device, Devices
 from preloader_agent.guest.disks import attach_disk
-from preloader_agent.guest.docker import is_running, query_info
 from preloader_agent.guest.expectation import Expectation, read_expectation
 from preloader_agent.guest.mounts import list_mounts, unmount
 from preloader_agent.guest.paths import Paths
-from preloader_agent.guest.report import DeviceReport, read_status, write_devices
+from preloader_agent.guest.report import DeviceReport, DevicesReport, read_status, write_devices
+from preloader_agent.guest.restart import DockerRestart
 from preloader_agent.guest.sync import exclusive, mark_pending, merge
-from preloader_agent.guest.wake import open_wake_socket
-
-TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
-if TYPE_CHECKING:
-    from preloader_agent.guest.servicemanager import ServiceManager
+from preloader_agent.guest.wake import MERGED, open_wake_socket
 
 EXPECTED_SECONDS = 30.0  # how long docker's start waits for disks that were announced
 SETTLE_SECONDS = 10.0  # and for udev to finish with what is there, when nothing was announced
-QUIET_SECONDS = 0.3  # disks plugged within this time of each other cost docker one restart
-BUSY_SECONDS = 10.0  # between two looks at whether docker still has running containers
-RESTART_SECONDS = 120.0  # after this a restart of docker is no longer waited for
 TICK_SECONDS = 15.0  # the watchdog is fed at least this often; the unit allows 60 s
 
 
@@ -52,10 +45,9 @@ class Daemon:
         self._missing: list[str] = []
         self._problem = ""
         self._ready_seconds: float | None = None
-        self._restart_due: float | None = None
-        self._manager: ServiceManager | None = None
-        self._restarting: bytes | None = None
+        self._expectation = Expectation()
         self._poll = select.poll()
+        self._restart = DockerRestart(paths, self._poll)
         self._monitor: int | None = None
         self._is_stopping = False
 
@@ -67,15 +59,15 @@ class Daemon:
             self._poll.register(self._wake.fileno(), select.POLLIN)
             self._watch_monitor()
             self._unmount_dead()
-            self._wait_for_disks(_read_expectation())
+            self._expectation = _read_expectation()
+            self._wait_for_disks()
             if not self._is_stopping:
                 self._become_ready()
             while not self._is_stopping:
                 self._notifier.notify("WATCHDOG=1")
-                self._take_events(self._timeout())
-                self._finish_restart()
-                if self._restart_due is not None and time.monotonic() >= self._restart_due:
-                    self._restart_docker()
+                self._take_events(min(self._restart.seconds_left(), TICK_SECONDS))
+                if self._restart.act():
+                    self._report()
         # The mounts stay, because dockerd goes on using them.
         self._notifier.notify("STOPPING=1")
 
@@ -85,8 +77,8 @@ class Daemon:
         if self._signals in readable:
             self._on_signals(os.read(self._signals, 64))
         if self._wake.fileno() in readable:
-            self._wake.recv(64)
-            self._problem = ""  # somebody has merged what we could not
+            if self._wake.recv(64) == MERGED:
+                self._problem = ""
             self._report()
         if self._monitor in readable:
             events = self._devices.events()
@@ -115,28 +107,39 @@ class Daemon:
                 log.warning("unmounting %s: its device %s is gone", mount.target, mount.source)
                 unmount(mount.target)
 
-    def _wait_for_disks(self, expectation: Expectation) -> None:
+    def _wait_for_disks(self) -> None:
         """Attach disks until all that are expected are there, at most for the time that docker can wait."""
-        deadline = time.monotonic() + (SETTLE_SECONDS if expectation.is_automatic else EXPECTED_SECONDS)
-        for device in self._devices.enumerate():
-            self._attach(device)
+        is_automatic = self._expectation.is_automatic
+        deadline = time.monotonic() + (SETTLE_SECONDS if is_automatic else EXPECTED_SECONDS)
+        self._attach_all()
         while not self._is_stopping:
-            self._missing = expectation.missing(frozenset(r.label for r in self._seen.values() if r.state == "mounted"))
-            if not self._missing and (not expectation.is_automatic or self._devices.is_settled()):
+            if is_automatic and self._devices.is_settled():
+                self._attach_all()  # udev's database knows a disk before its event is here
+                return
+            self._missing = self._expectation.missing(self._labels())
+            if not is_automatic and not self._missing:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
                 log.warning("not waiting any longer for %s", ", ".join(self._missing) or "udev")
                 return
             # udev finishes a device without an event for us, too, so look again soon.
-            self._take_events(min(left, 0.1 if expectation.is_automatic else left))
+            self._take_events(min(left, 0.1 if is_automatic else left))
+
+    def _labels(self) -> frozenset[str]:
+        """What is there; a disk that was refused is not waited for."""
+        return frozenset(report.label for report in self._seen.values())
+
+    def _attach_all(self) -> None:
+        for device in self._devices.enumerate():
+            self._attach(device)
 
     def _merge(self) -> None:
         try:
             if self._unusable is not None:
                 raise self._unusable
             merge(self._paths)
-        except PreloaderError as err:
+        except (PreloaderError, OSError) as err:
             self._problem = str(err)
             log.error("not merging: %s", err)
 
@@ -158,14 +161,13 @@ class Daemon:
             with exclusive(self._paths):
                 attach_disk(self._paths, device.node, device.label)
                 self._check_visibility(device)
-                if self._ready_seconds is not None:
+                if self._ready_seconds is not None and self._unusable is None:
                     mark_pending(self._paths)
-                    self._restart_due = time.monotonic() + QUIET_SECONDS
-        except PreloaderError as err:
+                    self._restart.expect_more()
+        except (PreloaderError, OSError) as err:
             log.error("not mounting %s: %s", device.node, err)
             self._seen[device.node] = DeviceReport(device.label, device.node, "refused", str(err))
         else:
-            self._missing = [label for label in self._missing if label != device.label]
             self._seen[device.node] = DeviceReport(device.label, device.node, "mounted")
 
     def _check_visibility(self, device: Device) -> None:
@@ -181,52 +183,17 @@ class Daemon:
         known = self._seen.pop(device.node, None)
         if known is None or known.state != "mounted":
             return
-        with exclusive(self._paths):
-            unmount(self._paths.mountpoint(known.label))
-            mark_pending(self._paths)
+        try:
+            with exclusive(self._paths):
+                unmount(self._paths.mountpoint(known.label))
+                mark_pending(self._paths)
+        except (PreloaderError, OSError) as err:
+            log.error("not unmounting %s: %s", known.label, err)
+            return
         log.warning("unmounted %s: %s was unplugged; its images go at docker's next start", known.label, known.device)
         for other in [report for report in self._seen.values() if report.label == known.label]:
             del self._seen[other.device]
             self._attach(Device(other.device, other.label, "add"))
-
-    def _restart_docker(self) -> None:
-        """Make what is pending usable now, if docker runs and nobody would notice."""
-        self._restart_due = None
-        if not os.path.exists(self._paths.pending) or not is_running(self._paths) or self._restarting is not None:
-            self._report()
-            return
-        try:
-            info = query_info()
-            if info.containers_running and not info.live_restore:
-                log.info("not restarting docker: %d containers run; looking again", info.containers_running)
-                self._restart_due = time.monotonic() + BUSY_SECONDS
-                return
-            log.info("restarting docker for the disks that were plugged")
-            self._restarting = self._service_manager().restart("docker.service")
-            self._restart_deadline = time.monotonic() + RESTART_SECONDS
-        except (OSError, ImportError) as err:
-            log.warning("not restarting docker: %s; `systemctl restart docker` makes the new images usable", err)
-
-    def _service_manager(self) -> ServiceManager:
-        if self._manager is None:
-            from preloader_agent.guest.servicemanager import ServiceManager
-
-            self._manager = ServiceManager()
-            self._poll.register(self._manager.fileno(), select.POLLIN)
-        return self._manager
-
-    def _finish_restart(self) -> None:
-        """Take note of how a restart of docker ended; a failed one is not repeated, lest docker restarts for ever."""
-        if self._manager is None:
-            return
-        for job, result in self._manager.finished_jobs():
-            if job == self._restarting:
-                self._restarting = None
-                (log.info if result == "done" else log.error)("restarted docker: %s", result)
-                self._report()
-        if self._restarting is not None and time.monotonic() > self._restart_deadline:
-            log.error("docker's restart did not end within %d s; see `systemctl status docker`", RESTART_SECONDS)
-            self._restarting = None
 
     def _on_signals(self, received: bytes) -> None:
         if signal.SIGTERM in received or signal.SIGINT in received:
@@ -235,16 +202,20 @@ class Daemon:
             self._on_devices(self._devices.enumerate())
 
     def _report(self, message: str = "") -> None:
-        write_devices(self._paths, list(self._seen.values()), self._missing, self._ready_seconds, self._problem)
+        """Tell systemd, and whoever asks for the status; and see to what waits for docker."""
+        missing = self._expectation.missing(self._labels())
+        if len(missing) < len(self._missing):  # late, but here; one that went later was not missing
+            self._missing = missing
+        seen = list(self._seen.values())
+        is_usable = self._unusable is None
+        write_devices(self._paths, DevicesReport(seen, self._missing, self._ready_seconds, self._problem, is_usable))
         status = read_status(self._paths)
+        if status is not None and status.pending:
+            self._restart.keep_looking()
+        else:
+            self._restart.forget()
         headline = status.headline() if status is not None else "no pass yet"
         self._notifier.notify(f"{message}\nSTATUS={headline}".lstrip())
-
-    def _timeout(self) -> float:
-        due = [self._restart_due] if self._restart_due is not None else []
-        due += [self._restart_deadline] if self._restarting is not None else []
-        left = min(due, default=float("inf")) - time.monotonic()
-        return min(max(left, 0.0), TICK_SECONDS)
 
 
 def _read_expectation() -> Expectation:

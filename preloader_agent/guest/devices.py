@@ -89,5 +89,8 @@ def _virtio_devices() -> Iterator[tuple[str, str]]:
     except FileNotFoundError:
         return
     for name in names:
-        with open(f"{directory}/{name}/device", encoding="ascii") as file:
-            yield file.read().strip(), f"{directory}/{name}"
+        try:
+            with open(f"{directory}/{name}/device", encoding="ascii") as file:
+                yield file.read().strip(), f"{directory}/{name}"
+        except OSError:  # it was unplugged meanwhile
+            continue

@@ -100,7 +100,10 @@ def _read_index(mountpoint: str, disk: str) -> DiskIndex:
         from preloader_agent.guest.plainstore import read_plain_store
 
         return read_plain_store(mountpoint, disk)
-    return parse_index(read_beneath(mountpoint, INDEX_NAME, MAX_INDEX_BYTES), disk)
+    index = parse_index(read_beneath(mountpoint, INDEX_NAME, MAX_INDEX_BYTES), disk)
+    if index.label != os.path.basename(mountpoint):
+        raise InvalidDisk(disk, f"is not labelled {index.label}, as its content asks for; build the disk again")
+    return index
 
 
 def _check_config(disk: Disk, image: ImageRecord) -> None:
@@ -134,4 +137,5 @@ def read_label(device: str) -> str:
         raise InvalidDisk(device, f"cannot be read: {err.strerror}") from err
     if superblock[0x38:0x3A] != _EXT4_MAGIC:
         raise InvalidDisk(device, "holds no ext4 file system; expected a disk made by `preloader build`")
-    return superblock[0x78:0x88].rstrip(b"\0").decode(errors="replace")
+    label = superblock[0x78:0x88].rstrip(b"\0").decode(errors="replace")
+    return "".join(character if character.isprintable() else "?" for character in label)

@@ -16,7 +16,7 @@ CONFIG = "/etc/docker/daemon.json"
 
 
 class DockerInfo(NamedTuple):
-    """What a running dockerd says of itself."""
+    """What a running dockerd says of itself; a paused container runs, too."""
 
     containers_running: int
     live_restore: bool
@@ -52,7 +52,7 @@ def is_running(paths: Paths) -> bool:
 
 def query_info(socket_path: str = "/run/docker.sock") -> DockerInfo:
     """Ask the running dockerd. Raises OSError when it does not answer within 5 seconds."""
-    from http.client import HTTPConnection
+    from http.client import HTTPConnection, HTTPException
     from socket import AF_UNIX, SOCK_STREAM, socket
 
     connection = HTTPConnection("localhost", timeout=5)
@@ -61,12 +61,16 @@ def query_info(socket_path: str = "/run/docker.sock") -> DockerInfo:
     try:
         connection.sock.connect(socket_path)
         connection.request("GET", "/info")
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-    except ValueError as err:
-        raise OSError(f"dockerd's answer is not JSON: {err}") from err
+        response = connection.getresponse()
+        answer: Any = json.loads(response.read())
+        if response.status != 200:
+            raise OSError(f"dockerd answered with status {response.status}: {answer!r:.200}")
+        running = answer["ContainersRunning"] + answer["ContainersPaused"]
+        return DockerInfo(running, bool(answer["LiveRestoreEnabled"]))
+    except (ValueError, KeyError, TypeError, HTTPException) as err:
+        raise OSError(f"dockerd's answer is not one that is understood: {err!r:.200}") from err
     finally:
         connection.close()
-    return DockerInfo(int(answer.get("ContainersRunning", 0)), bool(answer.get("LiveRestoreEnabled")))
 
 
 def _read_settings(config: str) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _pids(path: str) -> Iterator[str]:
     try:
         with open(path, encoding="ascii") as file:
             yield from (word for word in file.read().split() if word.isdecimal())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # not there, or a cgroup that goes while it is read (ENODEV)
         return
 
 

@@ -34,5 +34,6 @@ def error(message: str, *values: object) -> None:
 
 def _write(priority: int, message: str, values: tuple[object, ...]) -> None:
     prefix = f"<{priority}>" if _TO_JOURNAL else ""
-    line = (message % values if values else message).replace("\n", " ")
+    text = message % values if values else message
+    line = "".join(character if character.isprintable() else " " for character in text)
     print(f"{prefix}{line}", file=sys.stderr, flush=True)

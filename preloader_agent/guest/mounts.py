@@ -31,9 +31,12 @@ class Mount(NamedTuple):
 
 
 def mount_disk(device: str, target: str) -> None:
-    """Mount an ext4 device read-only, without a journal replay. Raises MountError."""
+    """Mount an ext4 device read-only, without a journal replay. Raises MountError.
+
+    A damaged disk shall not take the guest down, whatever its superblock asks for: errors=continue.
+    """
     os.makedirs(target, mode=0o755, exist_ok=True)
-    arguments = (os.fsencode(device), os.fsencode(target), b"ext4", _FLAGS, b"noload")
+    arguments = (os.fsencode(device), os.fsencode(target), b"ext4", _FLAGS, b"noload,errors=continue")
     if _libc.mount(*arguments) != 0:
         raise _mount_error("mount", f"{device} on {target}")
 

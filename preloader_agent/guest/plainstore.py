@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from preloader_agent.errors import InvalidDisk, InvalidValue, StoreError
 from preloader_agent.guest.beneath import list_beneath, read_beneath
 from preloader_agent.store.digest import MAX_LAYERS, CacheID, ChainID, DiffID, ImageID, Link, chain_ids
-from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, checked_text
+from preloader_agent.store.index import (
+    DiskIndex,
+    ImageRecord,
+    LayerRecord,
+    Platform,
+    check_index,
+    checked_size,
+    checked_text,
+)
 from preloader_agent.store.layout import Store
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
@@ -27,11 +35,13 @@ def read_plain_store(root: str, disk: str) -> DiskIndex:
         layers = {layer.chain_id: layer for layer in _read_layers(root)}
         repositories = _read_repositories(root)
         images = tuple(_read_images(root, layers, repositories))
+        used = {chain for image in images for chain in image.chain}
+        index = DiskIndex(images, tuple(layer for chain, layer in layers.items() if chain in used), "docker")
+        check_index(index)
     except (ValueError, KeyError, TypeError, RecursionError, InvalidValue, StoreError) as err:
         what = f"has no index, and its copy of docker's store is not sound: {err}; build it with `preloader build`"
         raise InvalidDisk(disk, what) from err
-    used = {chain for image in images for chain in image.chain}
-    return DiskIndex(images, tuple(layer for chain, layer in layers.items() if chain in used), "docker")
+    return index
 
 
 def _read_layers(root: str) -> Iterator[LayerRecord]:
@@ -43,7 +53,9 @@ def _read_layers(root: str) -> Iterator[LayerRecord]:
         record = _relative(_TOP.layer_record(chain))
         values = {key: read_beneath(root, f"{record}/{key}", 200).decode() for key in ("diff", "cache-id", "size")}
         diff_id, cache_id = DiffID(values["diff"]), CacheID(values["cache-id"])
-        yield LayerRecord(diff_id, chain, cache_id, Link.of_chain(chain), int(values["size"]))
+        # dockerd reads the size as strictly, and drops the layer otherwise.
+        size = int(values["size"]) if values["size"].isascii() and values["size"].isdecimal() else -1
+        yield LayerRecord(diff_id, chain, cache_id, Link.of_chain(chain), checked_size(size))
 
 
 def _read_images(root: str, layers: dict[ChainID, LayerRecord], repositories: Repositories) -> Iterator[ImageRecord]:

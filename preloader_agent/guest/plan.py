@@ -71,12 +71,23 @@ class AddLayer(NamedTuple):
     tar_split: str
 
 
-class AddImage(NamedTuple):
-    """Copy an image's configuration from a disk, and note the references that come with it."""
+class MarkImage(NamedTuple):
+    """Note that a disk brings an image, and the references that come with it."""
 
     image_id: ImageID
     disk: Disk
     references: tuple[Reference, ...]
+
+
+class AddImage(NamedTuple):
+    """Copy an image's configuration from a disk."""
+
+    image_id: ImageID
+    disk: Disk
+
+
+class Sync(NamedTuple):
+    """Have everything so far on stable storage before anything that follows."""
 
 
 class SetReferences(NamedTuple):
@@ -85,7 +96,18 @@ class SetReferences(NamedTuple):
     repositories: Repositories
 
 
-Operation = RemoveLeftover | RemoveImage | RemoveLayer | PointLayer | AddLayer | AddImage | SetReferences | ForgetImage
+Operation = (
+    RemoveLeftover
+    | RemoveImage
+    | RemoveLayer
+    | PointLayer
+    | AddLayer
+    | MarkImage
+    | AddImage
+    | Sync
+    | SetReferences
+    | ForgetImage
+)
 
 
 class Plan(NamedTuple):
@@ -99,7 +121,7 @@ class Plan(NamedTuple):
     def describe(self) -> Iterator[str]:
         """A line for each operation."""
         for operation in self.operations:
-            subject = operation[0].hex[:12] if isinstance(operation[0], (ChainID, ImageID)) else ""
+            subject = operation[0].hex[:12] if operation and isinstance(operation[0], (ChainID, ImageID)) else ""
             yield f"{type(operation).__name__} {subject}".strip()
 
 
@@ -126,7 +148,7 @@ class _Planner:
         self.places = {chain: (layer.link, layer.lower) for chain, layer in store.layers.items() if layer.is_sound}
         self.operations: list[Operation] = [RemoveLeftover(path) for path in store.leftovers]
         # One for each image, also when two disks carry it.
-        self.image_operations: dict[ImageID, AddImage] = {}
+        self.new_images: dict[ImageID, MarkImage] = {}
         self.removed: dict[Reference, ImageID] = {}
         self.added: dict[Reference, ImageID] = {}
         self.lost_images: dict[ImageID, None] = {}  # an ordered set
@@ -141,7 +163,7 @@ class _Planner:
         removals: list[Operation] = []
         for layer in lost:
             assert layer.cache_id is not None
-            if layer.chain_id in self.sources and layer.link:
+            if layer.chain_id in self.sources and layer.is_whole:
                 self.places[layer.chain_id] = layer.link, layer.lower
                 self.operations.append(PointLayer(layer.chain_id, layer.cache_id, *self._trees(layer.chain_id)))
             else:
@@ -176,10 +198,12 @@ class _Planner:
     def finish(self) -> Plan:
         """The plan, with repositories.json last."""
         repositories = self.store.repositories.with_changes(remove=self.removed, add=self.added)
-        self.operations += self.image_operations.values()
+        if self.new_images:
+            self.operations += [*self.new_images.values(), Sync()]
+            self.operations += [AddImage(image.image_id, image.disk) for image in self.new_images.values()]
         if repositories != self.store.repositories:
-            self.operations.append(SetReferences(repositories))
-        self.operations += [ForgetImage(image) for image in self.lost_images if image not in self.image_operations]
+            self.operations += [Sync(), SetReferences(repositories)]
+        self.operations += [ForgetImage(image) for image in self.lost_images if image not in self.new_images]
         return Plan(tuple(self.operations), tuple(self.images.values()), self.adopted, tuple(self.problems))
 
     def _trees(self, chain: ChainID) -> tuple[str, str]:
@@ -203,7 +227,7 @@ class _Planner:
         brought = self.store.brought.get(image.image_id)
         before = brought.references if brought is not None and image.image_id not in self.lost_images else ()
         references = tuple(sorted({*before, *self.images[image.image_id][0].references}))
-        self.image_operations[image.image_id] = AddImage(image.image_id, disk, references)
+        self.new_images[image.image_id] = MarkImage(image.image_id, disk, references)
 
     def _add_references(self, image: ImageRecord, disk: Disk) -> None:
         before = self.adopted_before.get(image.image_id, frozenset())

@@ -23,6 +23,16 @@ class DeviceReport(NamedTuple):
     reason: str = ""
 
 
+class DevicesReport(NamedTuple):
+    """What the daemon knows: disks, those that did not come, why it could not merge, whether it can at all."""
+
+    disks: list[DeviceReport]
+    missing: list[str]
+    ready_seconds: float | None = None
+    problem: str = ""
+    is_usable: bool = True
+
+
 class Status(NamedTuple):
     """Both reports, as far as they have been written."""
 
@@ -34,11 +44,12 @@ class Status(NamedTuple):
     merged: frozenset[str]
     pass_seconds: float | None
     problems: tuple[str, ...]
+    is_usable: bool
 
     @property
     def pending(self) -> list[str]:
         """The labels of disks that are mounted, and wait for docker's next start."""
-        return sorted(self._mounted - self.merged)
+        return sorted(self._mounted - self.merged) if self.is_usable else []
 
     @property
     def lost(self) -> list[str]:
@@ -87,10 +98,12 @@ class Status(NamedTuple):
         }
 
     def _state(self, device: DeviceReport) -> str:
-        """adopted, pending or refused."""
+        """adopted, pending, refused, or unused where docker's store is left alone."""
         if device.state != "mounted":
             return device.state
-        return "pending" if device.label in self.pending else "adopted"
+        if device.label in self.merged:
+            return "adopted"
+        return "pending" if self.is_usable else "unused"
 
     def lines(self) -> Iterator[str]:
         """What `status` prints."""
@@ -106,17 +119,9 @@ class Status(NamedTuple):
             yield f"  problem: {problem}"
 
 
-def write_devices(
-    paths: Paths, devices: list[DeviceReport], missing: list[str], ready_seconds: float | None, problem: str
-) -> None:
-    """Write what the daemon knows of devices; `problem` is why it could not merge them."""
-    report = {
-        "disks": [device._asdict() for device in devices],
-        "missing": missing,
-        "ready_seconds": ready_seconds,
-        "problem": problem,
-    }
-    _write(paths.devices_report, report)
+def write_devices(paths: Paths, report: DevicesReport) -> None:
+    """Write what is known of devices."""
+    _write(paths.devices_report, {**report._asdict(), "disks": [device._asdict() for device in report.disks]})
 
 
 def write_store(paths: Paths, report: dict[str, Any]) -> None:
@@ -139,6 +144,7 @@ def read_status(paths: Paths) -> Status | None:
         frozenset(store.get("merged", ())),
         store.get("pass_seconds"),
         (*([devices["problem"]] if devices.get("problem") else []), *store.get("problems", ())),
+        devices.get("is_usable", True),
     )
 
 

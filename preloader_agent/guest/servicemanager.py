@@ -6,29 +6,39 @@ The answer comes as a signal, so the daemon's loop goes on meanwhile. pystemd's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pystemd import dbuslib
+from pystemd.dbusexc import DBusBaseError
 
 _SERVICE, _PATH = b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1"
 _MANAGER = b"org.freedesktop.systemd1.Manager"
 
 
+@contextmanager
+def _bus_errors() -> Iterator[None]:
+    """pystemd's errors are no OSErrors, though each carries an errno."""
+    try:
+        yield
+    except DBusBaseError as err:
+        raise OSError(f"D-Bus: {err}") from err
+
+
 class ServiceManager:
-    """The system's service manager."""
+    """The system's service manager. After an OSError it is of no use any more: libsystemd aborts on a dead bus."""
 
     def __init__(self) -> None:
         """Raises OSError when the bus cannot be reached."""
         self._jobs: list[tuple[bytes, str]] = []
         self._bus = dbuslib.DBus()
-        self._bus.open()
-        self._bus.call_method(_SERVICE, _PATH, _MANAGER, b"Subscribe", [])
         self._callback = self._make_callback()  # pystemd holds a bare pointer to it
-        self._bus.match_signal(_SERVICE, _PATH, _MANAGER, b"JobRemoved", self._callback)
-
-    def fileno(self) -> int:
-        """Readable when there may be a signal."""
-        return int(self._bus.get_fd())
+        with _bus_errors():
+            self._bus.open()
+            self._bus.call_method(_SERVICE, _PATH, _MANAGER, b"Subscribe", [])
+            self._bus.match_signal(_SERVICE, _PATH, _MANAGER, b"JobRemoved", self._callback)
+        self.fileno = int(self._bus.get_fd())  # readable when there may be a signal
 
     def restart(self, unit: str) -> bytes:
         """Start a restart and return its job; the count of recent starts is reset first. Raises OSError."""
@@ -38,16 +48,20 @@ class ServiceManager:
         return bytes(self._call(b"RestartUnit", b"ss", [name, b"replace"]))
 
     def finished_jobs(self) -> list[tuple[bytes, str]]:
-        """The jobs that ended since the last call, with systemd's word for how: done, failed, timeout, ..."""
-        while not self._bus.process().is_empty():
-            pass
+        """The jobs that ended since the last call, with systemd's word for how: done, failed, timeout, ...
+
+        Raises OSError when the bus is gone.
+        """
+        with _bus_errors():
+            while not self._bus.process().is_empty():
+                pass
         jobs, self._jobs[:] = list(self._jobs), []
         return jobs
 
     def _call(self, method: bytes, signature: bytes, arguments: list[bytes]) -> Any:
-        return self._bus.call_method(
-            _SERVICE, _PATH, _MANAGER, method, dbuslib.apply_signature(signature, arguments)
-        ).body
+        with _bus_errors():
+            words = dbuslib.apply_signature(signature, arguments)
+            return self._bus.call_method(_SERVICE, _PATH, _MANAGER, method, words).body
 
     def _make_callback(self) -> Any:
         jobs = self._jobs

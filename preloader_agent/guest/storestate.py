@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from preloader_agent.errors import InvalidValue, StoreError
-from preloader_agent.store.digest import CacheID, ChainID, DiffID, ImageID, chain_ids
+from preloader_agent.store.digest import CacheID, ChainID, DiffID, ImageID, chain_ids, sha256_digest
 from preloader_agent.store.layout import Store, link_target
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
@@ -23,13 +23,17 @@ STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stage
 
 
 class StoredLayer(NamedTuple):
-    """A layer's record; `shim` is where a shim's `diff` points, None for a layer of docker's own."""
+    """A layer's record; `shim` is where a shim's `diff` points, None for a layer of docker's own.
+
+    It is whole when all its files are there, and sound when its tree is, too.
+    """
 
     chain_id: ChainID
     cache_id: CacheID | None
     link: str
     lower: str
     shim: str | None
+    is_whole: bool
     is_sound: bool
 
 
@@ -59,6 +63,11 @@ def read_store(store: Store) -> StoreState:
 
 
 def _read_state(store: Store) -> StoreState:
+    drivers = _list(f"{store.root}/image")
+    if drivers and "overlay2" not in drivers:
+        raise StoreError(
+            store.root, f"docker keeps its images with {drivers[0]}, not overlay2; its store is left alone"
+        )
     layers = {layer.chain_id: layer for layer in _read_layers(store)}
     images = frozenset(_read_images(store))
     return StoreState(
@@ -94,14 +103,15 @@ def _read_layer(store: Store, chain: ChainID) -> StoredLayer:
     try:
         cache_id = CacheID(_read(f"{record}/cache-id"))
     except InvalidValue:
-        return StoredLayer(chain, None, "", "", None, is_sound=False)
+        return StoredLayer(chain, None, "", "", None, is_whole=False, is_sound=False)
     place, diff = store.layer(cache_id), store.diff(cache_id)
     link, lower = _read(f"{place}/link"), _read(f"{place}/lower")
     shim = os.readlink(diff) if os.path.islink(diff) else None
     # A child without `lower` would silently lose the layers below it.
     has_place = bool(link) and bool(lower) == os.path.exists(f"{record}/parent")
     has_record = bool(_read(f"{record}/diff")) and bool(_read(f"{record}/size"))
-    return StoredLayer(chain, cache_id, link, lower, shim, has_place and has_record and os.path.isdir(diff))
+    is_whole = has_place and has_record
+    return StoredLayer(chain, cache_id, link, lower, shim, is_whole, is_whole and os.path.isdir(diff))
 
 
 def _read_images(store: Store) -> Iterator[ImageID]:
@@ -115,10 +125,12 @@ def _read_brought(store: Store) -> Iterator[tuple[ImageID, BroughtImage]]:
         content = _read(marker_path(store, image))
         if not content:
             continue
-        config = _read(store.image_config(image))
+        config = _read_exact(store.image_config(image))
         try:
             references = tuple(Reference(reference) for reference in json.loads(content)["references"])
-            diff_ids = json.loads(config)["rootfs"]["diff_ids"] or () if config else None
+            # After a power cut a configuration can be cut short; dockerd passes over it, and so do we.
+            is_whole = sha256_digest(config) == image
+            diff_ids = json.loads(config)["rootfs"]["diff_ids"] or () if is_whole else None
             chain = None if diff_ids is None else tuple(chain_ids(DiffID(diff_id) for diff_id in diff_ids))
         except (ValueError, KeyError, TypeError, RecursionError, InvalidValue):
             continue  # written to by somebody else: then it is not ours to remove
@@ -179,8 +191,12 @@ def _list(directory: str) -> list[str]:
 
 def _read(path: str) -> str:
     """A small file's text without the white space around it; "" when it is not there."""
+    return _read_exact(path).decode(errors="surrogateescape").strip()
+
+
+def _read_exact(path: str) -> bytes:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().strip()
+        with open(path, "rb") as file:
+            return file.read()
     except FileNotFoundError:
-        return ""
+        return b""

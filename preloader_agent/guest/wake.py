@@ -1,4 +1,4 @@
-"""A socket on which another process tells the daemon that Docker's store was changed; what is sent does not matter."""
+"""A socket on which another process tells the daemon that it has made a pass over Docker's store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from socket import AF_UNIX, MSG_DONTWAIT, SOCK_DGRAM, socket
 
 from preloader_agent.guest import log
+
+MERGED, POSTPONED = b"merged", b"postponed"
 
 
 def open_wake_socket(path: str) -> socket:
@@ -19,11 +21,11 @@ def open_wake_socket(path: str) -> socket:
     return wake
 
 
-def wake_daemon(path: str) -> bool:
-    """Call the daemon; whether there is one."""
+def wake_daemon(path: str, message: bytes) -> bool:
+    """Call the daemon; whether there is one. MERGED tells it that nothing stands in the way of a merge any more."""
     with socket(AF_UNIX, SOCK_DGRAM) as wake:
         try:
-            wake.sendto(b"merged", MSG_DONTWAIT, path)
+            wake.sendto(message, MSG_DONTWAIT, path)
         except BlockingIOError:  # it has enough calls waiting
             return True
         except OSError as err:

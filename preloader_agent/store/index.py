@@ -134,7 +134,7 @@ def parse_index(content: bytes, disk: str) -> DiskIndex:
         layers = tuple(_parse_layer(layer) for layer in document["layers"])
         images = tuple(_parse_image(image) for image in document["images"])
         index = DiskIndex(images, layers, checked_text(document.get("created_by", "")))
-        _check_chains(index)
+        check_index(index)
         if document["content_digest"] != index.content_digest:
             raise InvalidValue("content digest", document["content_digest"], index.content_digest)
     except (InvalidValue, KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
@@ -149,7 +149,7 @@ def _parse_layer(layer: dict[str, Any]) -> LayerRecord:
         ChainID(layer["chain_id"]),
         CacheID(layer["cache_id"]),
         Link(layer["link"]),
-        _size(layer["size"]),
+        checked_size(layer["size"]),
     )
 
 
@@ -168,20 +168,27 @@ def _parse_image(image: dict[str, Any]) -> ImageRecord:
             checked_text(platform.get("variant", "")),
         ),
         chain,
-        _size(image["size"]),
+        checked_size(image["size"]),
     )
 
 
-def _check_chains(index: DiskIndex) -> None:
-    """Each image's chain is made of layers of this disk, and is the one that follows from their DiffIDs."""
+def check_index(index: DiskIndex) -> None:
+    """Nothing stands twice, and each image's chain follows from the DiffIDs of its layers. Raises InvalidValue."""
     layers = index.layers_by_chain()
+    for kind, ids, number in (
+        ("layers", layers.keys(), len(index.layers)),
+        ("images", {image.image_id for image in index.images}, len(index.images)),
+    ):
+        if len(ids) != number:
+            raise InvalidValue(f"number of {kind}", number, f"{len(ids)}, each once")
     for image in index.images:
         expected = tuple(chain_ids(layers[chain].diff_id for chain in image.chain))
         if image.chain != expected:
             raise InvalidValue(f"chain of image {image.name}", image.chain[-1], expected[-1])
 
 
-def _size(value: object) -> int:
+def checked_size(value: object) -> int:
+    """A number of bytes. Raises InvalidValue."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
         raise InvalidValue("size", value, "a number of bytes")
     return value

@@ -95,6 +95,13 @@ def test_a_configuration_that_names_other_layers_than_the_index_is_refused(disk:
         read_disk(disk.store.root, disk.device)
 
 
+def test_a_label_that_is_not_the_contents_is_refused(disk: Disk) -> None:
+    other = disk.store.root.replace(disk.label, "dpl-000000000000")
+    os.rename(disk.store.root, other)
+    with pytest.raises(InvalidDisk, match=f"is not labelled {disk.label}, as its content asks for"):
+        read_disk(other, disk.device)
+
+
 def test_planning_reads_and_writes_nothing_on_the_disk(tmp_path: Path, disk: Disk) -> None:
     before = snapshot(Path(disk.store.root))
     plan_merge([disk], read_store(Store(str(tmp_path / "docker"))), {})

@@ -79,9 +79,10 @@ class DockerApi(BaseHTTPRequestHandler):
     """The one answer of dockerd's API that the agent asks for."""
 
     answer = b"{}"
+    status = 200
 
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/info" else 404)
+        self.send_response(self.status if self.path == "/info" else 404)
         self.send_header("Content-Length", str(len(self.answer)))
         self.end_headers()
         self.wfile.write(self.answer)
@@ -105,13 +106,23 @@ def api(tmp_path: Path) -> Iterator[str]:
 
 
 def test_what_a_running_dockerd_says_of_itself(api: str) -> None:
-    DockerApi.answer = json.dumps({"ContainersRunning": 2, "LiveRestoreEnabled": True, "Other": [1]}).encode()
-    assert query_info(api) == DockerInfo(2, live_restore=True)
+    DockerApi.answer = json.dumps(
+        {"ContainersRunning": 2, "ContainersPaused": 1, "LiveRestoreEnabled": True, "Other": [1]}
+    ).encode()
+    assert query_info(api) == DockerInfo(3, live_restore=True)
 
 
-def test_an_answer_that_is_not_dockers_is_an_error(api: str) -> None:
-    DockerApi.answer = b"<html>"
-    with pytest.raises(OSError, match="answer is not JSON"):
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b'{"message": "no"}', b""])
+def test_an_answer_that_is_not_dockers_is_an_error(api: str, answer: bytes) -> None:
+    DockerApi.answer = answer
+    with pytest.raises(OSError, match="dockerd's answer is not one that is understood"):
+        query_info(api)
+
+
+def test_a_refusal_is_an_error_whatever_it_says(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    DockerApi.answer = json.dumps({"ContainersRunning": 0, "ContainersPaused": 0, "LiveRestoreEnabled": True}).encode()
+    monkeypatch.setattr(DockerApi, "status", 500)
+    with pytest.raises(OSError, match="dockerd answered with status 500"):
         query_info(api)
 
 

@@ -226,6 +226,33 @@ def test_a_record_that_dockerd_passes_over_is_replaced(store: Store, disk: Disk)
     assert problems_of_store(store) == []
 
 
+def test_a_shim_that_lost_a_file_is_made_anew_and_the_next_pass_is_content(store: Store, disk: Disk) -> None:
+    """A power cut leaves empty files: without `lower`, a container would silently miss the layers below."""
+    make_pass(store, [disk])
+    before = snapshot(Path(store.root))
+    app = CacheID.of_chain(chain_of("base", "app")[1])
+    Path(store.layer(app), "lower").write_text("")
+    make_pass(store, [disk])
+    assert snapshot(Path(store.root)) == before
+    assert make_pass(store, [disk]).operations == ()
+
+
+def test_an_image_of_ours_that_was_cut_short_is_copied_again(store: Store, disk: Disk) -> None:
+    make_pass(store, [disk])
+    before = snapshot(Path(store.root))
+    config = Path(store.image_config(image_id(("base", "app"))))
+    config.write_bytes(config.read_bytes()[:20])
+    make_pass(store, [disk])
+    assert snapshot(Path(store.root)) == before
+
+
+def test_a_store_of_another_driver_is_left_alone(store: Store, disk: Disk) -> None:
+    (Path(store.root) / "image/vfs").mkdir(parents=True)
+    with pytest.raises(StoreError, match="docker keeps its images with vfs, not overlay2; its store is left alone"):
+        make_pass(store, [disk])
+    assert not Path(store.layers).exists()
+
+
 def test_a_damaged_repositories_file_stops_the_pass_before_anything_is_changed(store: Store, disk: Disk) -> None:
     add_local_image(store, ["mine"], ["mine:1"])
     Path(store.repositories).write_text('{"Repositories":')
@@ -238,4 +265,4 @@ def test_a_damaged_repositories_file_stops_the_pass_before_anything_is_changed(s
 def test_a_plan_describes_itself(store: Store, disk: Disk) -> None:
     lines = list(make_pass(store, [disk]).describe())
     assert lines[0] == f"AddLayer {chain_of('base')[0].hex[:12]}"
-    assert lines[-1] == "SetReferences"
+    assert lines[-2:] == ["Sync", "SetReferences"]
