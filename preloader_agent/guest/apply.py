@@ -16,6 +16,7 @@ from preloader_agent.guest.mounts import sync_filesystem
 from preloader_agent.guest.plan import (
     AddImage,
     AddLayer,
+    AddLink,
     ForgetImage,
     MarkImage,
     Operation,
@@ -82,6 +83,8 @@ def _apply(operation: Operation, store: Store) -> None:
         _replace_symlink(operation.tar_split, store.tar_split(operation.chain_id))
     elif isinstance(operation, AddLayer):
         _add_layer(operation, store)
+    elif isinstance(operation, AddLink):
+        _replace_symlink(link_target(operation.cache_id), store.link(operation.link))
     elif isinstance(operation, MarkImage):
         _mark_image(operation, store)
     elif isinstance(operation, AddImage):

@@ -71,6 +71,14 @@ class AddLayer(NamedTuple):
     tar_split: str
 
 
+class AddLink(NamedTuple):
+    """Give a layer of docker's own the short link that a shim in its place had: layers built on that name it."""
+
+    chain_id: ChainID
+    cache_id: CacheID
+    link: Link
+
+
 class MarkImage(NamedTuple):
     """Note that a disk brings an image, and the references that come with it."""
 
@@ -102,6 +110,7 @@ Operation = (
     | RemoveLayer
     | PointLayer
     | AddLayer
+    | AddLink
     | MarkImage
     | AddImage
     | Sync
@@ -129,6 +138,7 @@ def plan_merge(disks: Iterable[Disk], store: StoreState, adopted: Adopted) -> Pl
     """Plan how the store comes to show the images of `disks`; `adopted` is what came in since boot."""
     planner = _Planner(list(disks), store, adopted)
     planner.remove_what_is_lost()
+    planner.keep_links()
     for disk in planner.disks:
         for image in disk.contents.images:
             planner.adopt(image, disk)
@@ -174,6 +184,15 @@ class _Planner:
                 self.operations.append(RemoveImage(image_id))
                 self.removed.update(dict.fromkeys(brought.references, image_id))
         self.operations += removals
+
+    def keep_links(self) -> None:
+        """Layers that a user built on a shim still name its link when the user has loaded the same layer since."""
+        named = {link for layer in self.store.layers.values() for link in layer.lower.split(":")}
+        for chain, layer in self.store.layers.items():
+            ours = Link.of_chain(chain)
+            if layer.is_sound and layer.shim is None and f"l/{ours}" in named and ours not in self.store.links:
+                assert layer.cache_id is not None
+                self.operations.append(AddLink(chain, layer.cache_id, ours))
 
     def adopt(self, image: ImageRecord, disk: Disk) -> None:
         """Add what is missing of an image, unless the user removed it since boot."""

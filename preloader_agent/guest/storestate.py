@@ -45,9 +45,10 @@ class BroughtImage(NamedTuple):
 
 
 class StoreState(NamedTuple):
-    """The layers, images and references of a store, and the paths that a killed pass left in it."""
+    """The layers, images and references of a store, its short links, and the paths that a killed pass left in it."""
 
     layers: dict[ChainID, StoredLayer]
+    links: frozenset[str]
     images: frozenset[ImageID]
     brought: dict[ImageID, BroughtImage]
     repositories: Repositories
@@ -72,6 +73,7 @@ def _read_state(store: Store) -> StoreState:
     images = frozenset(_read_images(store))
     return StoreState(
         layers,
+        frozenset(_list(store.links)),
         images,
         dict(_read_brought(store)),
         _read_repositories(store),

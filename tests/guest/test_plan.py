@@ -152,6 +152,24 @@ def test_what_the_user_made_of_a_lost_image_stays(store: Store, disk: Disk) -> N
     assert snapshot(Path(store.root)) == before
 
 
+def test_what_the_user_built_on_a_shim_stands_on_the_users_own_copy_of_it(store: Store, disk: Disk) -> None:
+    """The disk is gone, and the user loads the image that it brought; then the disk is back."""
+    make_pass(store, [disk])
+    add_local_image(store, ["base", "mine"], ["mine:1"])
+    lower = read_store(store).layers[chain_of("base", "mine")[1]].lower
+    unplug(disk)
+    make_pass(store, [])
+    add_local_image(store, ["base"], ["base:own"])
+    base = read_store(store).layers[chain_of("base")[0]]
+    for disks in ([], [disk]):
+        if disks:
+            plug(disk)
+        make_pass(store, disks)
+        assert read_store(store).layers[chain_of("base", "mine")[1]].lower == lower
+        assert os.path.realpath(f"{store.layers}/{lower}") == store.diff(CacheID(str(base.cache_id)))
+        assert make_pass(store, disks).operations == ()
+
+
 def test_an_image_that_the_user_removed_stays_away_until_the_next_boot(store: Store, disk: Disk) -> None:
     plan = make_pass(store, [disk])
     removed = image_id(("base", "app"))
