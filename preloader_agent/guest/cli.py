@@ -92,7 +92,7 @@ def _status(options: Namespace) -> int:
     status = read_status(Paths(run_dir=os.path.abspath(options.run_dir)))
     if status is None:
         log.error("docker-preloader: nothing to show yet; is docker-preloader.service running?")
-        return 1
+        return EXIT_FAILED
     if options.json:
         import orjson
 
@@ -122,7 +122,7 @@ def _sync(options: Namespace) -> int:
             "" if options.docker_pidfile else " (a dockerd that uses another store is told apart by --docker-pidfile)"
         )
         log.warning("docker-preloader: docker runs; the change is made at its next start%s", hint)
-        status = 1
+        status = EXIT_FAILED
     if not wake_daemon(paths.wake_socket, MERGED if has_merged else POSTPONED):
         write_devices(paths, DevicesReport([*_mounted_devices(paths), *refused], []))
     found = read_status(paths)

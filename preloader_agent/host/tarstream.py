@@ -174,7 +174,7 @@ class LayerTar:
             if length > len(content) or not equals or not key or not value.endswith(b"\n"):
                 raise self._invalid("a PAX header is not well formed; the archive is damaged")
             if b"\0" in key or (b"\0" in value and key in (b"path", b"linkpath")):
-                raise self._invalid(f"PAX record {_show(key)} holds a zero byte; the archive is damaged")
+                raise self._invalid(f"PAX record {show_name(key)} holds a zero byte; the archive is damaged")
             records[key] = value[:-1]
             content = content[length:]
         return records
@@ -206,16 +206,16 @@ class LayerTar:
     def _refuse_type(self, name: bytes, kind: bytes, pax: dict[bytes, bytes]) -> None:
         if kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
             raise self._invalid(
-                f"{_show(name)} is a sparse member, which docker cannot save again; add it without --sparse"
+                f"{show_name(name)} is a sparse member, which docker cannot save again; add it without --sparse"
             )
         if kind not in _HEADER_ONLY and kind not in (REG, GLOBAL_HEADER):
-            raise self._invalid(f"{_show(name)} has tar type {kind!r}, which dockerd refuses, too")
+            raise self._invalid(f"{show_name(name)} has tar type {kind!r}, which dockerd refuses, too")
 
     def _number(self, text: bytes, pax: dict[bytes, bytes], key: bytes, limit: int) -> int:
         """A number of a header, or of the PAX record that says it better; an empty record says nothing."""
         value = pax.get(key)
         if value and not _PAX_NUMBER.fullmatch(value):
-            raise self._invalid(f"PAX record {_show(key)} is not a number: {_show(value[:40])}")
+            raise self._invalid(f"PAX record {show_name(key)} is not a number: {show_name(value[:40])}")
         number = int(value) if value else self._header_number(text)
         if not 0 <= number <= limit:
             raise self._invalid(f"a tar header has {key.decode()} {number}, which is not in 0-{limit}")
@@ -231,7 +231,7 @@ class LayerTar:
             return self._header_number(text) * 10**9
         found = _PAX_TIME.fullmatch(value)
         if found is None:
-            raise self._invalid(f"PAX record 'mtime' is not a time: {_show(value[:40])}")
+            raise self._invalid(f"PAX record 'mtime' is not a time: {show_name(value[:40])}")
         nanoseconds = int(((found[2] or b"") + b"000000000")[:9])
         return int(found[1]) * 10**9 + (-nanoseconds if value.startswith(b"-") else nanoseconds)
 
@@ -260,6 +260,6 @@ def _until_nul(text: bytes) -> bytes:
     return text.partition(b"\0")[0]
 
 
-def _show(name: bytes) -> str:
+def show_name(name: bytes) -> str:
     """A member's name for a message."""
     return ascii(name.decode(errors="surrogateescape"))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from preloader_agent.errors import InvalidArchive
-from preloader_agent.host.tarstream import CHR, DIR, GLOBAL_HEADER, LNK, REG, SYM, Member
+from preloader_agent.host.tarstream import CHR, DIR, GLOBAL_HEADER, LNK, REG, SYM, Member, show_name
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARKER = b".wh..wh..opq"
@@ -82,7 +82,7 @@ class LayerTree:
         yield from self._whiteouts.values()
 
     def _invalid(self, member: Member, problem: str) -> InvalidArchive:
-        return InvalidArchive(self._layer, f"{_show(member.name)} {problem}")
+        return InvalidArchive(self._layer, f"{show_name(member.name)} {problem}")
 
     def _refuse_duplicate(self, member: Member) -> None:
         name = posixpath.normpath(member.name)
@@ -95,11 +95,11 @@ class LayerTree:
         missing = []
         while path not in self._types:
             if path in self._whiteouts:
-                raise self._invalid(member, f"is below {_show(path)}, which a whiteout removes")
+                raise self._invalid(member, f"is below {show_name(path)}, which a whiteout removes")
             missing.append(path)
             path = posixpath.dirname(path)
         if self._types[path] != DIR:
-            raise self._invalid(member, f"is below {_show(path)}, which is not a directory")
+            raise self._invalid(member, f"is below {show_name(path)}, which is not a directory")
         for parent in reversed(missing):
             self._types[parent] = DIR
             yield Node(parent, DIR)
@@ -113,13 +113,15 @@ class LayerTree:
     def _add_node(self, path: bytes, member: Member) -> Node:
         # mke2fs cannot take back what it wrote; a folder may come again, with other metadata.
         if path in self._types and not self._types[path] == member.type == DIR:
-            raise self._invalid(member, f"replaces {_show(path)} of the same layer; that cannot be written to a disk")
+            raise self._invalid(
+                member, f"replaces {show_name(path)} of the same layer; that cannot be written to a disk"
+            )
         self._check_xattrs(member)
         if member.type == SYM and not 0 < len(member.linkname) <= _MAX_TARGET:
             raise self._invalid(member, f"is a link to {len(member.linkname)} bytes, expected 1 to {_MAX_TARGET}")
         if member.type == LNK and self._types.get(_clean(member.linkname), DIR) == DIR:
             raise self._invalid(
-                member, f"is a hard link to {_show(_clean(member.linkname))}, which is not in the layer"
+                member, f"is a hard link to {show_name(_clean(member.linkname))}, which is not in the layer"
             )
         self._whiteouts.pop(path, None)
         self._types[path] = member.type
@@ -140,7 +142,7 @@ class LayerTree:
     def _check_xattrs(self, member: Member) -> None:
         for name in member.xattrs:
             if not _XATTR_NAME.fullmatch(name):
-                raise self._invalid(member, f"has an xattr {_show(name)}, which ext4 cannot hold")
+                raise self._invalid(member, f"has an xattr {show_name(name)}, which ext4 cannot hold")
         size = sum(_padded(16 + len(name)) + _padded(len(value)) for name, value in member.xattrs.items())
         if size > _MAX_XATTRS:
             raise self._invalid(member, f"has {size} bytes of xattrs, at most {_MAX_XATTRS} fit on ext4")
@@ -160,8 +162,3 @@ def _padded(size: int) -> int:
 def _clean(name: bytes) -> bytes:
     """A name relative to the layer's root: absolute names and ".." are clamped there, as in a chroot."""
     return posixpath.normpath(b"/" + name).lstrip(b"/")
-
-
-def _show(name: bytes) -> str:
-    """A name for a message."""
-    return ascii(name.decode(errors="surrogateescape"))
