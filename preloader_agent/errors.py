@@ -135,14 +135,12 @@ class CommandFailed(ToolError):
 class NoSpace(PreloaderError):
     """There is no room for the disk."""
 
-    def __init__(self, output: object, needed: int) -> None:
-        super().__init__(output, needed)
+    def __init__(self, output: object) -> None:
+        super().__init__(output)
         self.output = str(output)
-        self.needed = needed
 
     def __str__(self) -> str:
-        megabytes = -(-self.needed // 10**6)
-        needed = f"up to {megabytes} MB are needed there while it is built"
+        needed = "twice the size of the disk is needed there while it is built"
         return f"{self.output}: no space left, or a limit reached; {needed}: free some, or write it elsewhere"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 from rich.console import Console
@@ -16,8 +17,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from preloader_agent import __version__
 from preloader_agent.errors import EXIT_INTERRUPTED, PreloaderError
-from preloader_agent.host.disk import build_disk
+from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.selection import NewName, parse_name, parse_platform, parse_tag
 from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
 
 _INPUT = click.Path(path_type=Path)
@@ -31,17 +33,37 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("archives", metavar="ARCHIVE...", nargs=-1, required=True, type=_INPUT)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="DISK.qcow2", required=True, type=_INPUT, help="The disk to write.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index to take (default: the host's).")
+@click.option("--tag", "tags", metavar="NEW=OLD", multiple=True, help="Give the image OLD (a name or ID) a new name.")
+@click.option("--name", metavar="NAME", help="Name the one image that has no name.")
+@click.option("--compress", type=click.Choice(["zstd"]), help="Compress the disk, for storage and transfer.")
+@click.option("--force", is_flag=True, help="Write the disk even if it is there with the same content.")
 @_JSON
-def build(archives: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Write the images of docker-archives (`docker save`) to a read-only disk.
+def build(inputs: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -> None:
+    """Write container images to a read-only disk.
+
+    An INPUT is a docker-archive (docker save) or an OCI image layout, as a file, a folder, a program that writes it to
+    its standard output, or - for standard input; plain or compressed.
 
     No root, daemon or VM is needed. An existing disk is replaced once the new one is complete.
     """
+    options = _build_options(**chosen)
     with _progress_bar(is_shown=not as_json and sys.stderr.isatty()) as progress:
-        index = build_disk(archives, output, progress)
-    _print_index(index, output, as_json=as_json)
+        built = build_disk(inputs, output, options, progress)
+    if not built.is_new:
+        click.echo(f"preloader: {output} holds these images already, nothing was written (--force does)", err=True)
+    _print_index(built.index, output, as_json=as_json)
+
+
+def _build_options(
+    platform: str | None, tags: tuple[str, ...], name: str | None, compress: str | None, force: bool
+) -> BuildOptions:
+    names = [parse_tag(tag) for tag in tags]
+    if name is not None:
+        names.append(NewName(parse_name(name), None))
+    return BuildOptions(parse_platform(platform) if platform else None, tuple(names), compress, force)
 
 
 @cli.command()
@@ -79,7 +101,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _progress_bar(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
-        task = bar.add_task("reading archives", total=None)
+        task = bar.add_task("reading images", total=None)
 
         def show(stage: str, done: int, total: int) -> None:
             known = {"completed": done, "total": total} if total else {}

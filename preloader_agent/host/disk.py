@@ -1,7 +1,7 @@
-"""Archives become a disk: `build_disk` is the host pipeline, top to bottom.
+"""Inputs become a disk: `build_disk` is the host pipeline, top to bottom.
 
-archive -> images -> geometry -> one tar stream into mke2fs -> what mke2fs lost -> qcow2 -> one rename. Nothing but the
-finished disk ever has the output's name, and a failure leaves nothing behind.
+inputs -> images -> staged layers -> the store's tree -> ext4 -> qcow2 -> one rename. Nothing but the finished disk ever
+has the output's name, and a failure leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,52 +13,93 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from preloader_agent import __version__
-from preloader_agent.errors import CommandFailed, InvalidValue, NoSpace, PreloaderError
-from preloader_agent.host.archive import Image, LayerSource, open_images
-from preloader_agent.host.e2fsprogs import BLOCK_SIZE, Geometry, check_version, complete, make_filesystem
-from preloader_agent.host.geometry import survey
+from preloader_agent.errors import (
+    CommandFailed,
+    DigestMismatch,
+    InvalidDisk,
+    InvalidValue,
+    NoSpace,
+    PreloaderError,
+    ToolError,
+)
+from preloader_agent.host.ext4.blockfile import BlockFile
+from preloader_agent.host.ext4.writer import write_filesystem
+from preloader_agent.host.formats import read_images
+from preloader_agent.host.images import Image, LayerSource
+from preloader_agent.host.inputs import open_input
+from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.node import Extent
 from preloader_agent.host.run import find_tool, run
-from preloader_agent.host.storewriter import StoreWriter
-from preloader_agent.store.digest import ChainID
-from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, content_digest, disk_label
+from preloader_agent.host.selection import NewName, select_images
+from preloader_agent.host.staging import StagedLayer, Stager
+from preloader_agent.host.storetree import make_store
+from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
+from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, content_digest
 
 # Called with the stage that is under way, and how many of how many bytes of it are done.
 Progress = Callable[[str, int, int], None]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What qemu-img is told; a disk is read in clusters of 64 KiB, so that is what is compressed at once.
+_COMPRESSION = {None: [], "zstd": ["-c", "-o", "compression_type=zstd"]}
 _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
 
 
-def build_disk(archives: Sequence[Path], output: Path, progress: Progress = lambda *_: None) -> DiskIndex:
-    """Write the images of some docker-archives to a qcow2 disk of format 1, and return its index.
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user can choose; `platform` selects among the images of an OCI layout, by default the host's."""
 
-    An existing `output` is replaced at the very end. Raises InputError for what the archives hold, ToolError for
-    e2fsprogs and qemu-img, and PreloaderError when the disk cannot be written.
+    platform: Platform | None = None
+    names: tuple[NewName, ...] = ()
+    compression: str | None = None
+    is_forced: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is on a disk, and whether it was written: a disk that holds the same already is left as it is."""
+
+    index: DiskIndex
+    is_new: bool
+
+
+def build_disk(
+    inputs: Sequence[str | Path],
+    output: Path,
+    options: BuildOptions = BuildOptions(),
+    progress: Progress = lambda *_: None,
+) -> Built:
+    """Write the images of some inputs to a qcow2 disk of format 1.
+
+    An existing `output` is replaced at the very end. Raises InputError for what the inputs hold, ToolError for
+    programs, and PreloaderError when the disk cannot be written.
     """
-    _check_output(output, archives)
-    check_version()
+    arguments = [str(argument) for argument in inputs]
+    _check_output(output, arguments)
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:
-        images = stack.enter_context(open_images(archives))
+        folder = stack.enter_context(_staging(output))
+        meter = _Meter(progress)
+        stager = stack.enter_context(Stager(folder / "content", meter.advance))
+        opened = [stack.enter_context(open_input(argument, stager)) for argument in arguments]
+        images = select_images([(files, read_images(files, options.platform)) for files in opened], options.names)
+        digest = content_digest((image.image_id, image.references, image.repo_digests) for image in images)
+        if not options.is_forced and (found := _index_of(output)) and found.content_digest == digest:
+            return Built(found, is_new=False)
         layers = unique_layers(images)
-        geometry = survey(layers, images)
-        folder = stack.enter_context(_staging(output, geometry))
-        digest = content_digest((image.image_id, image.references, ()) for image in images)
-        raw, finished = folder / "disk.raw", folder / "disk.qcow2"
-        with make_filesystem(raw, geometry, disk_label(digest), str(uuid.UUID(digest.hex[:32]))) as pipe:
-            writer = StoreWriter(pipe)
-            index = _write_layers(writer, images, layers, progress)
-            writer.finish(images, index)
-        progress("completing the file system", 0, 0)
-        complete(raw, writer.completions)
+        placed = stager.arrange(_stage_layers(layers, stager, meter))
+        index = _make_index(images, layers, placed)
+        progress("writing the file system", 0, 0)
+        raw, finished = _write_raw(index, images, placed, stager.blocks), folder / "disk.qcow2"
         progress("converting to qcow2", 0, 0)
-        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, finished])
+        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *_COMPRESSION[options.compression], raw, finished])
         _publish(finished, output)
-    return index
+    return Built(index, is_new=True)
 
 
 def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
@@ -66,20 +107,47 @@ def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
     return list({layer.chain_id: layer for image in images for layer in image.layers}.values())
 
 
-def _write_layers(
-    writer: StoreWriter, images: Sequence[Image], layers: Sequence[LayerSource], progress: Progress
-) -> DiskIndex:
-    total, done = sum(layer.member.size for layer in layers), 0
+class _Meter:
+    """Counts the bytes of layers that were read; a compressed layer has more than its file."""
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("writing layers", min(done, total), total)  # a compressed layer has more than its member
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._done = 0
+        self.total = 0  # 0 while nobody knows
 
-    records = {layer.chain_id: writer.add_layer(layer, advance) for layer in layers}
+    def advance(self, count: int) -> None:
+        """See Advance."""
+        self._done += count
+        self._progress("reading layers", min(self._done, self.total or self._done), self.total)
+
+
+def _stage_layers(layers: Sequence[LayerSource], stager: Stager, meter: _Meter) -> list[StagedLayer]:
+    """The content of each layer; what layers have in common is read once."""
+    sources = {layer.diff_id: layer for layer in layers}
+    meter.total = sum(layer.files.size(layer.file) for layer in sources.values())
+    staged: dict[DiffID, StagedLayer] = {}
+    for diff_id, layer in sources.items():
+        staged[diff_id] = layer.files.stage(layer.file, stager)
+        if staged[diff_id].diff_id != diff_id:
+            raise DigestMismatch(layer.name, diff_id, staged[diff_id].diff_id)
+    return [staged[layer.diff_id] for layer in layers]
+
+
+def _make_index(images: Sequence[Image], layers: Sequence[LayerSource], placed: Sequence[StagedLayer]) -> DiskIndex:
+    records = {
+        layer.chain_id: LayerRecord(
+            layer.diff_id,
+            layer.chain_id,
+            CacheID.of_chain(layer.chain_id),
+            Link.of_chain(layer.chain_id),
+            staged.size,
+            sha256_digest(staged.tar_split),
+        )
+        for layer, staged in zip(layers, placed, strict=True)
+    }
     return DiskIndex(
         tuple(_image_record(image, records) for image in images),
-        tuple(sorted(records.values(), key=lambda record: record.chain_id)),
+        tuple(records.values()),
         f"docker-preloader {__version__}",
     )
 
@@ -87,39 +155,53 @@ def _write_layers(
 def _image_record(image: Image, records: Mapping[ChainID, LayerRecord]) -> ImageRecord:
     chain = tuple(layer.chain_id for layer in image.layers)
     size = sum(records[layer].size for layer in chain)
-    return ImageRecord(image.image_id, image.references, (), image.platform, chain, size)
+    return ImageRecord(image.image_id, image.references, image.repo_digests, image.platform, chain, size)
 
 
-def _check_output(output: Path, archives: Sequence[Path]) -> None:
-    """Fail before the work, not after it; a device's or an archive's name is never given to a disk."""
+def _write_raw(index: DiskIndex, images: Sequence[Image], placed: Sequence[StagedLayer], blocks: BlockFile) -> Path:
+    """Complete the content of the layers to a file system; returns its path."""
+    configs = {image.image_id: image.config for image in images}
+    root = make_store(blocks, index, configs, placed)
+    shifts = {layer.root: layer.shift for layer in placed}
+    unused = [Extent(0, start + layer.shift, count) for layer in placed for _, start, count in layer.unused]
+    identity = uuid.UUID(index.content_digest.hex[:32])
+    write_filesystem(blocks, root, shifts, unused, label=index.label, uuid=identity)
+    return blocks.path
+
+
+def _index_of(output: Path) -> DiskIndex | None:
+    """The index of the disk that is there already, if it is one."""
+    try:
+        return inspect_disk(output)
+    except (InvalidDisk, ToolError):
+        return None
+
+
+def _check_output(output: Path, arguments: Sequence[str]) -> None:
+    """Fail before the work, not after it; a device's or an input's name is never given to a disk."""
     if not output.parent.is_dir():
         raise InvalidValue("output", str(output), "a file in a directory that exists")
     if output.exists() and not output.is_file():
         raise InvalidValue("output", str(output), "a file's name, such as disk.qcow2")
-    if any(archive.exists() and output.exists() and output.samefile(archive) for archive in archives):
+    paths = [Path(argument) for argument in arguments]
+    if any(path.exists() and output.exists() and output.samefile(path) for path in paths):
         raise InvalidValue("output", str(output), "another file than the archive that is read")
 
 
 @contextmanager
-def _staging(output: Path, geometry: Geometry) -> Iterator[Path]:
+def _staging(output: Path) -> Iterator[Path]:
     """A folder beside the output, on the same file system, for what is not finished."""
-    needed = 2 * geometry.blocks * BLOCK_SIZE  # raw and qcow2
     try:
         with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
             try:
                 yield Path(folder)
             except CommandFailed as err:
                 if err.status == -signal.SIGXFSZ or shutil.disk_usage(folder).free < _FULL_BYTES:
-                    raise NoSpace(output, needed) from err
-                if "Could not allocate" in err.output:
-                    what = f"its content needs more than {geometry.blocks} blocks and {geometry.inodes} inodes"
-                    raise PreloaderError(
-                        f"{output}: {what}, which is a mistake of preloader's; please report it"
-                    ) from err
+                    raise NoSpace(output) from err
                 raise
     except OSError as err:
         if err.errno in _FULL:
-            raise NoSpace(output, needed) from err
+            raise NoSpace(output) from err
         raise PreloaderError(f"{output}: cannot be written: {err.strerror or err}") from err
 
 

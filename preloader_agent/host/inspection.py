@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preloader_agent.errors import InvalidDisk
-from preloader_agent.host.ext4 import Ext4, open_image
+from preloader_agent.host.ext4.reader import Ext4, open_image
 from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, parse_index
 from preloader_agent.store.layout import INDEX_NAME
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from preloader_agent.errors import CommandFailed, ToolMissing
+from preloader_agent.errors import CommandFailed, PreloaderError, ToolMissing
 
+_END_BOUND = 1.0  # seconds that a program has to end, once its output has
+_SAID_ABOVE = "see what it said above"
 OUTPUT_TAIL = 4000  # characters of a failed program's output that a person still reads
 
 
@@ -68,30 +69,32 @@ def run(  # noqa: PLR0913 - each is one property of a process
 
 
 @contextmanager
-def feed(argv: Sequence[str | Path], *, env: Environment | None = None) -> Iterator[IO[bytes]]:
-    """Run a program that reads a stream from us; leaving the block ends the stream and waits for it.
+def stream_output(argv: Sequence[str | Path]) -> Iterator[IO[bytes]]:
+    """Run a program whose standard output is a stream for us; what it says on standard error is passed on.
 
-    Raises CommandFailed when the program fails, also when it dies in the middle of the stream.
+    Leaving the block waits for it. Raises CommandFailed when the program fails, whatever the block made of its output.
     """
     words = [str(word) for word in argv]
-    with (
-        tempfile.TemporaryFile() as log,  # not a pipe: nobody reads it while we write
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(env)) as program,
-    ):
-        assert program.stdin is not None
+    try:
+        program = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment())
+    except OSError as err:
+        raise CommandFailed(words, 126, f"cannot be executed: {err.strerror}") from err
+    with program:
+        assert program.stdout is not None
         try:
-            yield program.stdin
-            program.stdin.close()
-        except BrokenPipeError:  # it died early: its status and output, below, say why
-            with suppress(BrokenPipeError):
-                program.stdin.close()
+            yield program.stdout
+        except PreloaderError as err:
+            with suppress(subprocess.TimeoutExpired):
+                # A program that failed ended its output early: that is what is wrong, not what was read of it.
+                if program.wait(_END_BOUND) != 0:
+                    raise CommandFailed(words, program.returncode, _SAID_ABOVE) from err
+            program.kill()
+            raise
         except BaseException:
             program.kill()
             raise
-        status = program.wait()
-        if status != 0:
-            log.seek(0)
-            raise CommandFailed(words, status, log.read().decode(errors="replace")[-OUTPUT_TAIL:])
+        if program.wait() != 0:
+            raise CommandFailed(words, program.returncode, _SAID_ABOVE)
 
 
 def start(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:

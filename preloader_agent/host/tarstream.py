@@ -7,14 +7,12 @@ accepts: https://github.com/golang/go/tree/master/src/archive/tar (reader.go, st
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Protocol
 
 from preloader_agent.errors import InvalidArchive
-from preloader_agent.store.digest import DiffID
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -26,10 +24,18 @@ _HEADER_ONLY = frozenset((LNK, SYM, CHR, BLK, DIR, FIFO))
 _XATTR_PREFIX = b"SCHILY.xattr."
 _ZERO_BLOCK = bytes(BLOCK)
 _OCTAL = frozenset(b"01234567")
-_PAX_NUMBER = re.compile(rb"\d{1,19}")
+_PAX_TEXTS = frozenset((b"path", b"linkpath", b"uname", b"gname"))
+_PAX_NUMBER = re.compile(rb"[+-]?\d{1,19}")
 _PAX_TIME = re.compile(rb"([+-]?\d{1,19})(?:\.(\d*))?")
-MAX_ID, MAX_MAJOR, MAX_MINOR = (1 << 32) - 2, (1 << 12) - 1, (1 << 20) - 1  # what the kernel knows
-_MAX_SIZE = (1 << 63) - 1
+_LIMIT = 1 << 63  # Go's numbers
+_SPARSE_VERSIONS = ((b"0", b"0"), (b"0", b"1"), (b"1", b"0"))
+
+
+class Readable(Protocol):
+    """A stream that is read in order; `read` returns fewer bytes than asked for only at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """So many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +56,15 @@ class Member:
 
 
 class LayerTar:
-    """A layer's tar stream: iterate over its members, take each one's data, then ask for `tail` and `diff_id`.
+    """A layer's tar stream: iterate over its members, take each one's data, then ask for `tail`.
 
-    A member's data must be read with `data`, or passed over with `skip_data`, before the next member is asked for.
+    All of a member's data must be read before the next member is asked for.
     Raises InvalidArchive, naming `layer`, for what dockerd would not read either.
     """
 
-    def __init__(self, stream: BinaryIO, layer: str) -> None:
+    def __init__(self, stream: Readable, layer: str) -> None:
         self._stream = stream
         self._layer = layer
-        self._hash = hashlib.sha256()
         self._raw = bytearray()
         self._unread = 0
         self._padding = 0
@@ -77,26 +82,14 @@ class LayerTar:
             if not chunk:
                 raise self._invalid("it ends within a file; the archive is truncated")
             self._unread -= len(chunk)
-            self._hash.update(chunk)
             yield chunk
-
-    def skip_data(self) -> None:
-        """Pass over the data without reading it; the stream must be seekable, and `diff_id` means nothing then."""
-        self._stream.seek(self._unread, 1)
-        self._unread = 0
 
     def tail(self) -> Iterator[bytes]:
         """What follows the last member: its padding, the two zero blocks, and whatever the writer put behind them."""
         yield bytes(self._raw)
         self._raw.clear()
         while chunk := self._stream.read(CHUNK):
-            self._hash.update(chunk)
             yield chunk
-
-    @property
-    def diff_id(self) -> DiffID:
-        """The digest of the whole stream, once the tail has been read."""
-        return DiffID(f"sha256:{self._hash.hexdigest()}")
 
     def _invalid(self, problem: str) -> InvalidArchive:
         return InvalidArchive(self._layer, problem)
@@ -104,7 +97,6 @@ class LayerTar:
     def _read_raw(self, size: int) -> bytes:
         """Read bytes that tar-split records as they are."""
         content = self._stream.read(size)
-        self._hash.update(content)
         self._raw += content
         return content
 
@@ -161,8 +153,9 @@ class LayerTar:
             )
         content = self._read_raw(size)
         padding = -size % BLOCK
-        if len(content) < size or len(self._read_raw(padding)) < padding:
+        if len(content) < size:
             raise self._invalid("it ends within a header; the archive is truncated")
+        self._read_raw(padding)  # it may be missing at the end
         return content
 
     def _parse_pax(self, content: bytes) -> dict[bytes, bytes]:
@@ -171,76 +164,85 @@ class LayerTar:
             digits, _, _ = content.partition(b" ")
             length = int(digits) if _PAX_NUMBER.fullmatch(digits) else 0
             key, equals, value = content[len(digits) + 1 : length].partition(b"=")
-            if length > len(content) or not equals or not key or not value.endswith(b"\n"):
+            if not 0 < length <= len(content) or not equals or not key or not value.endswith(b"\n"):
                 raise self._invalid("a PAX header is not well formed; the archive is damaged")
-            if b"\0" in key or (b"\0" in value and key in (b"path", b"linkpath")):
+            if b"\0" in (value if key in _PAX_TEXTS else key):
                 raise self._invalid(f"PAX record {show_name(key)} holds a zero byte; the archive is damaged")
             records[key] = value[:-1]
             content = content[length:]
         return records
 
     def _parse_member(self, block: bytes, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes) -> Member:
-        name = long_name or pax.get(b"path") or _ustar_name(block)
+        name = long_name or pax.get(b"path") or self._header_name(block)
         kind = block[156:157]
         if kind == b"\0":
             kind = DIR if name.endswith(b"/") else REG
-        self._refuse_type(name, kind, pax)
-        size = self._number(block[124:136], pax, b"size", _MAX_SIZE)
+        if kind == b"S" or _is_sparse(pax):
+            raise self._invalid(
+                f"{show_name(name)} is a sparse member, which docker cannot save again; add it without --sparse"
+            )
+        size = self._number(block[124:136], pax, b"size")
         if kind == GLOBAL_HEADER:
-            self._read_special(block)
+            self._parse_pax(self._read_special(block))
             size, name = 0, name or b"pax_global_header"
+        for key in (b"atime", b"ctime"):
+            self._time(b"0", pax, key)
         return Member(
             name=name,
             type=kind,
             mode=self._header_number(block[100:108]) & 0o7777,
-            uid=self._number(block[108:116], pax, b"uid", MAX_ID),
-            gid=self._number(block[116:124], pax, b"gid", MAX_ID),
-            size=0 if kind in _HEADER_ONLY else size,
-            mtime_ns=self._time(block[136:148], pax.get(b"mtime")),
+            uid=self._number(block[108:116], pax, b"uid"),
+            gid=self._number(block[116:124], pax, b"gid"),
+            size=0 if kind in _HEADER_ONLY else self._checked_size(size),
+            mtime_ns=self._time(block[136:148], pax, b"mtime"),
             linkname=long_link or pax.get(b"linkpath") or _until_nul(block[157:257]),
             device=self._device(block) if kind in (CHR, BLK) else (0, 0),
             raw=bytes(self._raw),
             xattrs={key[len(_XATTR_PREFIX) :]: value for key, value in pax.items() if key.startswith(_XATTR_PREFIX)},
         )
 
-    def _refuse_type(self, name: bytes, kind: bytes, pax: dict[bytes, bytes]) -> None:
-        if kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
-            raise self._invalid(
-                f"{show_name(name)} is a sparse member, which docker cannot save again; add it without --sparse"
-            )
-        if kind not in _HEADER_ONLY and kind not in (REG, GLOBAL_HEADER):
-            raise self._invalid(f"{show_name(name)} has tar type {kind!r}, which dockerd refuses, too")
+    def _header_name(self, block: bytes) -> bytes:
+        """The name in a header, with its prefix; the GNU form has other fields there, but old Go wrote one, too."""
+        name = _until_nul(block[:100])
+        prefix = _until_nul(block[345:500]) if block[257:263] == b"ustar\0" or _has_go_prefix(block) else b""
+        return prefix + b"/" + name if prefix else name
 
-    def _number(self, text: bytes, pax: dict[bytes, bytes], key: bytes, limit: int) -> int:
+    def _checked_size(self, size: int) -> int:
+        if size < 0:
+            raise self._invalid(f"a tar header has size {size}, which no file can have; the archive is damaged")
+        return size
+
+    def _number(self, text: bytes, pax: dict[bytes, bytes], key: bytes) -> int:
         """A number of a header, or of the PAX record that says it better; an empty record says nothing."""
         value = pax.get(key)
-        if value and not _PAX_NUMBER.fullmatch(value):
+        if not value:
+            return self._header_number(text)
+        if not _PAX_NUMBER.fullmatch(value) or not -_LIMIT <= int(value) < _LIMIT:
             raise self._invalid(f"PAX record {show_name(key)} is not a number: {show_name(value[:40])}")
-        number = int(value) if value else self._header_number(text)
-        if not 0 <= number <= limit:
-            raise self._invalid(f"a tar header has {key.decode()} {number}, which is not in 0-{limit}")
-        return number
+        return int(value)
 
     def _device(self, block: bytes) -> tuple[int, int]:
-        major, minor = block[329:337], block[337:345]
-        return self._number(major, {}, b"major", MAX_MAJOR), self._number(minor, {}, b"minor", MAX_MINOR)
+        return self._header_number(block[329:337]), self._header_number(block[337:345])
 
-    def _time(self, text: bytes, value: bytes | None) -> int:
-        """A modification time in nanoseconds since 1970; Go cuts what is finer."""
+    def _time(self, text: bytes, pax: dict[bytes, bytes], key: bytes) -> int:
+        """A time in nanoseconds since 1970; Go cuts what is finer."""
+        value = pax.get(key)
         if not value:
             return self._header_number(text) * 10**9
         found = _PAX_TIME.fullmatch(value)
-        if found is None:
-            raise self._invalid(f"PAX record 'mtime' is not a time: {show_name(value[:40])}")
+        if found is None or not -_LIMIT <= int(found[1]) < _LIMIT:
+            raise self._invalid(f"PAX record {show_name(key)} is not a time: {show_name(value[:40])}")
         nanoseconds = int(((found[2] or b"") + b"000000000")[:9])
         return int(found[1]) * 10**9 + (-nanoseconds if value.startswith(b"-") else nanoseconds)
 
     def _header_number(self, text: bytes) -> int:
         """A number of a header: octal digits, or base 256 when the first bit is set (GNU)."""
         if text[0] & 0x80:
-            return int.from_bytes(bytes([text[0] & 0x7F | (text[0] & 0x40) << 1]) + text[1:], "big", signed=True)
-        number = _parse_octal(text)
-        if number is None:
+            first = text[0] & 0x7F | (text[0] & 0x40) << 1
+            number: int | None = int.from_bytes(bytes([first]) + text[1:], "big", signed=True)
+        else:
+            number = _parse_octal(text)
+        if number is None or not -_LIMIT <= number < _LIMIT:
             raise self._invalid(f"a tar header holds {text!r} where a number is expected; the archive is damaged")
         return number
 
@@ -250,10 +252,21 @@ def _parse_octal(text: bytes) -> int | None:
     return int(digits or b"0", 8) if _OCTAL.issuperset(digits) else None
 
 
-def _ustar_name(block: bytes) -> bytes:
-    name = _until_nul(block[:100])
-    prefix = _until_nul(block[345:500]) if block[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
+def _has_go_prefix(block: bytes) -> bool:
+    """Whether a GNU header has a prefix where its two times should be (a mistake of Go before 1.8)."""
+    times = (block[345:357], block[357:369])
+    is_gnu = block[257:265] == b"ustar  \0"
+    return is_gnu and block[345:500].isascii() and any(time[0] and not _is_number(time) for time in times)
+
+
+def _is_number(text: bytes) -> bool:
+    return bool(text[0] & 0x80) or _parse_octal(text) is not None
+
+
+def _is_sparse(pax: dict[bytes, bytes]) -> bool:
+    """As Go decides it (readGNUSparsePAXHeaders); it ignores versions that it does not know."""
+    version = (pax.get(b"GNU.sparse.major", b""), pax.get(b"GNU.sparse.minor", b""))
+    return version in _SPARSE_VERSIONS or (version == (b"", b"") and bool(pax.get(b"GNU.sparse.map")))
 
 
 def _until_nul(text: bytes) -> bytes:

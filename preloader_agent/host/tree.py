@@ -1,52 +1,39 @@
-"""From the members of a layer tar to the nodes of an overlay2 tree, as dockerd's `ApplyDiff` would unpack them.
+"""File system trees in memory, and the tree of one layer as dockerd unpacks it.
 
-Pure: members in, nodes out, in the order in which they can be written. Whiteouts become 0/0 character devices at the
-end of the layer (a file of the same name wins over them), opaque markers become `trusted.overlay.opaque` on their
-directory, and parents that no member names are implied. What dockerd refuses is refused here (moby pkg/archive,
-Unpack and overlayWhiteoutConverter; tar-split, "duplicates of file paths not supported").
+A `LayerTree` does with a layer's members what dockerd does with them in a chroot (moby pkg/archive, Unpack and
+createTarFile; overlayWhiteoutConverter), so that the same layers are refused and the others give the same tree: parents
+that no member names are made, what stands in the way is replaced, symlinks of the layer are followed, a whiteout
+becomes a 0/0 character device and an opaque marker `trusted.overlay.opaque` on its directory.
 """
 
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 
 from preloader_agent.errors import InvalidArchive
-from preloader_agent.host.tarstream import CHR, DIR, GLOBAL_HEADER, LNK, REG, SYM, Member, show_name
+from preloader_agent.host import acl
+from preloader_agent.host.ext4.layout import MAX_LINKS
+from preloader_agent.host.ext4.xattrs import can_hold
+from preloader_agent.host.node import Extent, Node, make_directory
+from preloader_agent.host.tarstream import BLK, CHR, DIR, FIFO, GLOBAL_HEADER, LNK, REG, SYM, Member, show_name
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARKER = b".wh..wh..opq"
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
+CAPABILITY = b"security.capability"
 # Docker gives what no member describes the time of unpacking; the same input must give the same bytes here.
 IMPLIED_MTIME_NS = 0
 _MAX_NAME, _MAX_TARGET = 255, 4095  # bytes; the kernel's limits, so dockerd's as well
-# dockerd sets times before 1970 to 1970, and the kernel those that ext4 cannot hold to the last that it can.
-_MAX_MTIME_NS = ((1 << 34) - (1 << 31) - 1) * 10**9
-_MAX_XATTRS = 4096 - 32 - 4  # bytes of attributes that fit in the one block that ext4 gives them
-# What ext4 can hold, and what debugfs' command language can write.
-_XATTR_NAME = re.compile(rb"(?:user|trusted|security)\.[!#-~][ !#-~]{0,200}|system\.posix_acl_(?:access|default)")
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One name in a layer's tree; `path` is relative to it, without "." and "..". `target` is a link's."""
-
-    path: bytes
-    type: bytes
-    mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
-    size: int = 0
-    mtime_ns: int = IMPLIED_MTIME_NS
-    target: bytes = b""
-    device: tuple[int, int] = (0, 0)
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+_MAX_PATH = 4095 - len("/var/lib/docker/overlay2/") - 64 - len("/diff/")  # dockerd walks its store by such paths
+_MAX_MAJOR, _MAX_MINOR = 0xFFF, 0xFFFFF  # what the kernel keeps of a device's numbers
+_SETGID = 0o2000
+_TYPES = frozenset((REG, LNK, SYM, CHR, BLK, DIR, FIFO))
+_CAPABILITY_SIZES = {b"\x02": 20, b"\x03": 24}  # bytes, by the version in the last byte of the first number
+_MAX_SYMLINKS = 40  # followed in one path; the kernel's MAXSYMLINKS
 
 
 class LayerTree:
-    """The tree of one layer, as far as its members have been added.
+    """The tree of one layer, as far as its members have been added; `unused` is the content of what was replaced.
 
     Raises InvalidArchive, naming `layer`, for members that dockerd refuses.
     """
@@ -54,111 +41,229 @@ class LayerTree:
     def __init__(self, layer: str) -> None:
         self._layer = layer
         self._names: set[bytes] = set()
-        self._types: dict[bytes, bytes] = {b"": DIR}
-        self._whiteouts: dict[bytes, Node] = {}
-        self.opaque: list[bytes] = []
+        self._parents: dict[bytes, Node] = {}  # directories that were found already, by path
+        self._times: list[tuple[Member, bytes]] = []
+        self.root = make_directory()
+        self.unused: list[Extent] = []
 
-    def add(self, member: Member) -> Iterator[Node]:
-        """The nodes that a member adds; only the last one can have data."""
+    def add(self, member: Member) -> Node | None:
+        """Add a member; returns the regular file whose data follow, if it is one."""
         self._refuse_duplicate(member)
-        path = _clean(member.name)
-        if member.type == GLOBAL_HEADER or not path:
-            return  # dockerd ignores "./", too: a container's "/" is its own upper directory
-        if max(map(len, path.split(b"/"))) > _MAX_NAME:
-            raise self._invalid(member, f"has a name of more than {_MAX_NAME} bytes, which no file can have")
-        parent, name = posixpath.split(path)
+        name = posixpath.normpath(member.name)
+        if member.type == GLOBAL_HEADER or name == b".":
+            return None  # dockerd ignores "./", too: a container's "/" is its own upper directory
+        path = posixpath.normpath(b"/" + name).lstrip(b"/")  # ".." stays within the layer, as in a chroot
+        if not path:
+            self._describe_root(member)
+            return None
+        folder, name = posixpath.split(path)
+        self._check_lengths(path, folder, name, member)
+        parent = self._parents.get(folder) or self._find_parent(folder, member)
+        old = (parent.children or {}).get(name)
+        if old is not None and not old.type == member.type == DIR:
+            self._remove(_children(parent), name)
         if name == OPAQUE_MARKER:
-            yield from self._imply(parent, member)
-            self.opaque.append(parent)
-        elif name.startswith(WHITEOUT_PREFIX):
-            yield from self._imply(parent, member)
+            parent.xattrs = {**parent.xattrs, **dict([OPAQUE_XATTR])}
+            return None
+        if parent.children is None:
+            raise self._invalid(member, f"is below {show_name(folder)}, which is not a directory")
+        if name.startswith(WHITEOUT_PREFIX):
             self._add_whiteout(parent, name[len(WHITEOUT_PREFIX) :], member)
-        else:
-            yield from self._imply(parent, member)
-            yield self._add_node(path, member)
+            return None
+        return self._add_node(parent, name, path, member)
 
-    def whiteouts(self) -> Iterator[Node]:
-        """What hides the names of lower layers: written last, because a file of the same name wins."""
-        yield from self._whiteouts.values()
+    def finish(self) -> None:
+        """Set the times of directories, which dockerd does last, by path: it may lead elsewhere by then."""
+        for member, path in self._times:
+            node = self._follow(path)
+            if node is None:
+                raise self._invalid(member, "is replaced by a symlink to nothing, which dockerd refuses, too")
+            node.mtime_ns = _checked_time(node, member.mtime_ns)
+
+    def size(self) -> int:
+        """What dockerd reports as the size of the layer, in bytes: each inode once (moby pkg/directory)."""
+        total, seen = 0, set()
+        directories = [self.root]
+        while directories:
+            for node in _children(directories.pop()).values():
+                if node.children is not None:
+                    directories.append(node)
+                elif node.links == 1 or id(node) not in seen:
+                    seen.add(id(node))
+                    total += len(node.target) if node.type == SYM else node.size
+        return total
 
     def _invalid(self, member: Member, problem: str) -> InvalidArchive:
         return InvalidArchive(self._layer, f"{show_name(member.name)} {problem}")
 
     def _refuse_duplicate(self, member: Member) -> None:
+        """tar-split refuses "duplicates of file paths"."""
         name = posixpath.normpath(member.name)
         if name in self._names:
             raise self._invalid(member, "stands in it twice, which dockerd refuses, too")
         self._names.add(name)
 
-    def _imply(self, path: bytes, member: Member) -> Iterator[Node]:
-        """The parents that are not there yet, outermost first."""
-        missing = []
-        while path not in self._types:
-            if path in self._whiteouts:
-                raise self._invalid(member, f"is below {show_name(path)}, which a whiteout removes")
-            missing.append(path)
-            path = posixpath.dirname(path)
-        if self._types[path] != DIR:
+    def _check_lengths(self, path: bytes, folder: bytes, name: bytes, member: Member) -> None:
+        made = name.removeprefix(WHITEOUT_PREFIX)
+        if len(path) > _MAX_PATH:
+            raise self._invalid(member, f"is a path of {len(path)} bytes; dockerd can use at most {_MAX_PATH}")
+        if len(path) > _MAX_NAME and max(len(made), *map(len, folder.split(b"/"))) > _MAX_NAME:
+            raise self._invalid(member, f"has a name of more than {_MAX_NAME} bytes, which no file can have")
+
+    def _describe_root(self, member: Member) -> None:
+        if member.type != DIR:
+            raise self._invalid(member, "would replace the layer's root, which dockerd refuses, too")
+        self._times.append((member, b""))
+        self._describe(self.root, member)
+
+    def _find_parent(self, path: bytes, member: Member) -> Node:
+        """What stands at the path of a parent; directories that no member named are made."""
+        found = self._follow(path)
+        if found is None:
+            found = self._imply(path, member)
+        if found.type == DIR:
+            self._parents[path] = found
+        return found
+
+    def _imply(self, path: bytes, member: Member) -> Node:
+        folder, name = posixpath.split(path)
+        parent = self._find_parent(folder, member)
+        if parent.children is None or name in parent.children:
             raise self._invalid(member, f"is below {show_name(path)}, which is not a directory")
-        for parent in reversed(missing):
-            self._types[parent] = DIR
-            yield Node(parent, DIR)
+        parent.children[name] = make_directory(0o755 | parent.mode & _SETGID)
+        return parent.children[name]
 
-    def _add_whiteout(self, parent: bytes, name: bytes, member: Member) -> None:
-        path = posixpath.join(parent, name)
-        if path in self._types or name in (b"", b".", b".."):
+    def _follow(self, path: bytes, *, follow_last: bool = True) -> Node | None:
+        """What stands at a path, if anything; symlinks are followed as in a chroot."""
+        above, left, symlinks = [self.root], path.split(b"/")[::-1], 0
+        while left:
+            name = left.pop()
+            if name == b"..":
+                above = above[:-1] or above
+            if name in (b"", b".", b".."):
+                continue
+            node = (above[-1].children or {}).get(name)
+            if node is None:
+                return None
+            if node.type == SYM and (left or follow_last):
+                symlinks += 1
+                if symlinks > _MAX_SYMLINKS:
+                    return None
+                above = above[:1] if node.target.startswith(b"/") else above
+                left += node.target.split(b"/")[::-1]
+            else:
+                above = [*above, node]
+        return above[-1]
+
+    def _add_whiteout(self, parent: Node, name: bytes, member: Member) -> None:
+        if name in (b"", b".", b"..") or name in _children(parent):
             raise self._invalid(member, "removes what the same layer adds, which dockerd refuses, too")
-        self._whiteouts[path] = Node(path, CHR, 0, member.uid, member.gid)
+        _children(parent)[name] = Node(CHR, 0, _owner(0, member.uid), _owner(0, member.gid))
 
-    def _add_node(self, path: bytes, member: Member) -> Node:
-        # mke2fs cannot take back what it wrote; a folder may come again, with other metadata.
-        if path in self._types and not self._types[path] == member.type == DIR:
-            raise self._invalid(
-                member, f"replaces {show_name(path)} of the same layer; that cannot be written to a disk"
-            )
-        self._check_xattrs(member)
+    def _add_node(self, parent: Node, name: bytes, path: bytes, member: Member) -> Node | None:
+        children = _children(parent)
+        if member.type == DIR:
+            self._times.append((member, path))
+        node = children.get(name)  # a directory that is described anew
+        if node is None:
+            node = self._link_target(member) if member.type == LNK else self._new_node(member)
+        children[name] = node
+        self._describe(node, member)
+        return node if member.type == REG else None
+
+    def _new_node(self, member: Member) -> Node:
+        if member.type not in _TYPES:
+            raise self._invalid(member, f"has tar type {member.type!r}, which dockerd refuses, too")
         if member.type == SYM and not 0 < len(member.linkname) <= _MAX_TARGET:
             raise self._invalid(member, f"is a link to {len(member.linkname)} bytes, expected 1 to {_MAX_TARGET}")
-        if member.type == LNK and self._types.get(_clean(member.linkname), DIR) == DIR:
-            raise self._invalid(
-                member, f"is a hard link to {show_name(_clean(member.linkname))}, which is not in the layer"
-            )
-        self._whiteouts.pop(path, None)
-        self._types[path] = member.type
-        node = Node(
-            path,
-            member.type,
-            member.mode,
-            member.uid,
-            member.gid,
-            member.size,
-            min(max(member.mtime_ns, 0), _MAX_MTIME_NS),
-            member.linkname,
-            member.device,
-            member.xattrs,
-        )
-        return replace(node, target=_clean(member.linkname)) if member.type == LNK else node
+        target = member.linkname if member.type == SYM else b""
+        children: dict[bytes, Node] | None = {} if member.type == DIR else None
+        major, minor = member.device
+        device = (major & _MAX_MAJOR, minor & _MAX_MINOR)
+        return Node(member.type, target=target, device=device, size=member.size, children=children)
 
-    def _check_xattrs(self, member: Member) -> None:
-        for name in member.xattrs:
-            if not _XATTR_NAME.fullmatch(name):
-                raise self._invalid(member, f"has an xattr {show_name(name)}, which ext4 cannot hold")
-        size = sum(_padded(16 + len(name)) + _padded(len(value)) for name, value in member.xattrs.items())
-        if size > _MAX_XATTRS:
-            raise self._invalid(member, f"has {size} bytes of xattrs, at most {_MAX_XATTRS} fit on ext4")
+    def _link_target(self, member: Member) -> Node:
+        node = self._follow(posixpath.normpath(b"/" + member.linkname), follow_last=False)
+        if node is None or node.type == DIR:
+            problem = "a directory" if node else "not in the layer before it"
+            raise self._invalid(member, f"is a hard link to {show_name(member.linkname)}, which is {problem}")
+        if node.links == MAX_LINKS:
+            raise self._invalid(member, f"is one of more than {MAX_LINKS} names of a file, which ext4 cannot hold")
+        node.links += 1
+        return node
+
+    def _describe(self, node: Node, member: Member) -> None:
+        """chown, setxattr, chmod and utimes, in dockerd's order; a hard link describes its target anew."""
+        node.uid, node.gid = _owner(node.uid, member.uid), _owner(node.gid, member.gid)
+        if CAPABILITY in node.xattrs and node.type == REG:  # the kernel drops it with a chown
+            node.xattrs = {name: value for name, value in node.xattrs.items() if name != CAPABILITY}
+        if member.xattrs:
+            self._set_xattrs(node, member)
+        if node.type == SYM:
+            node.mode = 0o777
+            node.mtime_ns = node.mtime_ns if member.type == LNK else _checked_time(node, member.mtime_ns)
+            return
+        node.mode = member.mode
+        node.mtime_ns = _checked_time(node, member.mtime_ns)
+        if acl.ACCESS in node.xattrs:
+            changed = acl.with_mode(node.xattrs[acl.ACCESS], node.mode)
+            others = {name: value for name, value in node.xattrs.items() if name != acl.ACCESS}
+            node.xattrs = others if changed is None else {**others, acl.ACCESS: changed}
+
+    def _set_xattrs(self, node: Node, member: Member) -> None:
+        found = dict(node.xattrs)
+        for name, value in member.xattrs.items():
+            if value and _can_have(node, name, value):  # Go takes a record without a value as none
+                self._check_xattr(name, value, member)
+                found[name] = value
+        if not can_hold(found):
+            raise self._invalid(member, f"has {sum(map(len, found.values()))} bytes of xattrs; ext4 holds about 4000")
+        node.xattrs = found
+
+    def _check_xattr(self, name: bytes, value: bytes, member: Member) -> None:
+        """What the kernel refuses, so dockerd as well."""
+        if len(name) > _MAX_NAME:
+            raise self._invalid(member, f"has an xattr with a name of {len(name)} bytes, at most {_MAX_NAME} are known")
+        if name == CAPABILITY and _CAPABILITY_SIZES.get(value[:4][3:]) != len(value):
+            raise self._invalid(member, f"has {show_name(name)} of {len(value)} bytes that say no capabilities")
+        if name == acl.ACCESS and not acl.is_valid(value):
+            raise self._invalid(member, f"has {show_name(name)} that is no valid ACL")
+        if name == acl.DEFAULT:
+            raise self._invalid(member, "has a default ACL, which is not supported; remove it in the image's build")
+
+    def _remove(self, children: dict[bytes, Node], name: bytes) -> None:
+        """What RemoveAll does."""
+        self._parents.clear()
+        removed = [children.pop(name)]
+        while removed:
+            node = removed.pop()
+            node.links -= 1
+            self.unused += node.extents if not node.links else ()
+            removed += (node.children or {}).values()
 
 
-def size_of(node: Node) -> int:
-    """What a node adds to the size that dockerd reports for its layer, in bytes (moby pkg/directory)."""
-    if node.type == REG:
-        return node.size
-    return len(node.target) if node.type == SYM else 0
+def _children(node: Node) -> dict[bytes, Node]:
+    assert node.children is not None
+    return node.children
 
 
-def _padded(size: int) -> int:
-    return -(-size // 4) * 4
+def _owner(old: int, new: int) -> int:
+    """What chown(2) makes of a number: 32 bits of it, and -1 changes nothing."""
+    return old if new & 0xFFFFFFFF == 0xFFFFFFFF else new & 0xFFFFFFFF
 
 
-def _clean(name: bytes) -> bytes:
-    """A name relative to the layer's root: absolute names and ".." are clamped there, as in a chroot."""
-    return posixpath.normpath(b"/" + name).lstrip(b"/")
+def _checked_time(node: Node, mtime_ns: int) -> int:
+    """dockerd gives what is not in 1970-2262 the time 0, but for symlinks, where it overflows into what ext4 takes."""
+    if node.type != SYM:
+        return mtime_ns if 0 <= mtime_ns < 1 << 63 else 0
+    overflown = (mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
+    return max(overflown, -(1 << 31) * 10**9)
+
+
+def _can_have(node: Node, name: bytes, value: bytes) -> bool:
+    """Whether the kernel lets an inode have an xattr; dockerd passes over what it calls not permitted or supported."""
+    if name.startswith(b"user."):
+        return node.type in (REG, DIR)
+    if name in (acl.ACCESS, acl.DEFAULT):
+        return node.type != SYM and acl.is_known_version(value)
+    return name.startswith((b"trusted.", b"security."))

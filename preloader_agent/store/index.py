@@ -42,13 +42,17 @@ class Platform(NamedTuple):
 
 
 class LayerRecord(NamedTuple):
-    """A layer on a disk; `size` is the sum that dockerd would report, in bytes."""
+    """A layer on a disk; `size` is the sum that dockerd would report, in bytes.
+
+    `tar_split` is the digest of its tar-split.json.gz, so that damage to it can be found; a plain disk has none.
+    """
 
     diff_id: DiffID
     chain_id: ChainID
     cache_id: CacheID
     link: Link
     size: int
+    tar_split: Digest | None = None
 
 
 class ImageRecord(NamedTuple):
@@ -101,7 +105,10 @@ def disk_label(digest: Digest) -> str:
 
 
 def encode_index(index: DiskIndex) -> bytes:
-    """The bytes of preload.json; the same index gives the same bytes."""
+    """The bytes of preload.json; the same index gives the same bytes.
+
+    A reader needs no `checksum`: it is there so that damage to any byte can be found, by encoding the index again.
+    """
     document = {
         "format": FORMAT,
         "content_digest": index.content_digest,
@@ -119,7 +126,8 @@ def encode_index(index: DiskIndex) -> bytes:
         ],
         "layers": [layer._asdict() for layer in index.layers],
     }
-    return json.dumps(document, indent=1).encode() + b"\n"
+    checksum = sha256_digest(json.dumps(document, separators=(",", ":")).encode())
+    return json.dumps({**document, "checksum": checksum}, indent=1).encode() + b"\n"
 
 
 def parse_index(content: bytes, disk: str) -> DiskIndex:
@@ -150,6 +158,7 @@ def _parse_layer(layer: dict[str, Any]) -> LayerRecord:
         CacheID(layer["cache_id"]),
         Link(layer["link"]),
         checked_size(layer["size"]),
+        Digest(layer["tar_split"]) if layer.get("tar_split") else None,
     )
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import ToolError
 from preloader_agent.host.disk import build_disk
-from preloader_agent.host.e2fsprogs import check_version
 from preloader_agent.host.run import run
 from tests import images
 from tests.images import Image, Layout
@@ -24,15 +22,6 @@ SMALL_IMAGES: Sequence[Callable[[], Image]] = (
 
 
 @pytest.fixture(scope="session")
-def ext4_tools() -> None:
-    """Skips what builds a disk where mke2fs cannot read a tar stream."""
-    try:
-        check_version()
-    except ToolError as err:
-        pytest.skip(str(err))
-
-
-@pytest.fixture(scope="session")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
     """All small images in one archive, in each layout."""
     folder = tmp_path_factory.mktemp("archives")
@@ -44,7 +33,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
 
 
 @pytest.fixture(scope="session")
-def disks(ext4_tools: None, archives: dict[Layout, Path]) -> dict[Layout, Path]:  # noqa: ARG001 - it may skip
+def disks(archives: dict[Layout, Path]) -> dict[Layout, Path]:
     """A disk of each archive."""
     found: dict[Layout, Path] = {layout: path.with_suffix(".qcow2") for layout, path in archives.items()}
     for layout, path in archives.items():

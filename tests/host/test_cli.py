@@ -60,7 +60,6 @@ def busybox(tmp_path: Path) -> Path:
 # --- what is printed ---
 
 
-@pytest.mark.usefixtures("ext4_tools")
 def test_build_says_what_is_on_the_disk(preloader: Preloader, archives: dict[Layout, Path], tmp_path: Path) -> None:
     output = tmp_path / "x.qcow2"
     result = preloader("build", archives["oci"], "-o", output)
@@ -78,7 +77,6 @@ def test_build_says_what_is_on_the_disk(preloader: Preloader, archives: dict[Lay
     assert preloader("inspect", output).out == result.out
 
 
-@pytest.mark.usefixtures("ext4_tools")
 def test_json_is_for_machines(preloader: Preloader, busybox: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.qcow2"
     built = preloader("build", "--json", busybox, "-o", output)
@@ -368,7 +366,6 @@ REFUSALS = (
 )
 
 
-@pytest.mark.usefixtures("ext4_tools")
 @pytest.mark.parametrize("make", REFUSALS)
 def test_bad_archive(preloader: Preloader, tmp_path: Path, make: Callable[[Path], Refusal]) -> None:
     (tmp_path / "in").mkdir()
@@ -383,7 +380,6 @@ def test_bad_archive(preloader: Preloader, tmp_path: Path, make: Callable[[Path]
     assert list(existing.parent.iterdir()) == [existing]
 
 
-@pytest.mark.usefixtures("ext4_tools")
 def test_two_archives_with_one_tag(preloader: Preloader, tmp_path: Path) -> None:
     one, two = (Image((make_layer([file("f", text)]),), ("app:1",)) for text in ("one", "two"))
     first = images.write_docker_archive([one], tmp_path / "one.tar")
@@ -410,7 +406,6 @@ def test_two_archives_with_one_tag(preloader: Preloader, tmp_path: Path) -> None
         ("busybox.tar", "another file than the archive that is read"),
     ],
 )
-@pytest.mark.usefixtures("ext4_tools")
 def test_bad_output(preloader: Preloader, busybox: Path, tmp_path: Path, output: str, problem: str) -> None:
     before = busybox.read_bytes()
     result = preloader("build", busybox, "-o", tmp_path / output)
@@ -468,7 +463,6 @@ def test_inspect_of_a_disk_of_the_future(preloader: Preloader, tmp_path: Path) -
     assert preloader("inspect", raw) == (2, "", expected)
 
 
-@pytest.mark.usefixtures("ext4_tools")
 def test_inspect_of_a_disk_with_another_label(preloader: Preloader, raw_disk: Path, tmp_path: Path) -> None:
     raw = tmp_path / "x.raw"
     raw.write_bytes(raw_disk.read_bytes())
@@ -535,7 +529,6 @@ def test_missing_qemu_img(preloader: Preloader, busybox: Path, tmp_path: Path, m
     assert result == (1, "", "preloader: qemu-img is not installed: `apt install qemu-utils`\n")
 
 
-@pytest.mark.usefixtures("ext4_tools")
 def test_file_size_limit(busybox: Path, tmp_path: Path) -> None:
     """mke2fs dies of a signal then, without a word."""
     (tmp_path / "out").mkdir()

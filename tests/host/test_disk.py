@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.host.disk import build_disk
-from preloader_agent.host.ext4 import Ext4, RawImage
+from preloader_agent.host.ext4.reader import Ext4, RawImage
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from preloader_agent.store.digest import CacheID, ChainID, Link, chain_ids, sha256_digest
@@ -202,7 +202,7 @@ def test_modification_times(raw_disk: Path, path: str, nanoseconds: int) -> None
 # --- the same input gives the same bytes ---
 
 
-def test_order_and_distribution_of_the_archives_do_not_matter(disk: Path, tmp_path: Path, ext4_tools: None) -> None:  # noqa: ARG001
+def test_order_and_distribution_of_the_archives_do_not_matter(disk: Path, tmp_path: Path) -> None:
     made: list[Image] = [make() for make in SMALL_IMAGES]
     one = images.write_docker_archive(made[3:1:-1], tmp_path / "one.tar", "oci")
     two = images.write_docker_archive([made[4], made[1], made[0], made[3]], tmp_path / "two.tar", "old")
@@ -245,14 +245,14 @@ def test_another_tag_gives_another_disk(disk: Path, tmp_path: Path) -> None:
 # --- odd, but sound ---
 
 
-def test_image_without_layers(ext4_tools: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_image_without_layers(tmp_path: Path) -> None:
     archive = images.write_docker_archive([Image((), ("scratch:1",))], tmp_path / "scratch.tar")
     build_disk([archive], tmp_path / "x.qcow2")
     (image,) = inspect_disk(tmp_path / "x.qcow2").images
     assert (image.chain, image.size) == ((), 0)
 
 
-def test_output_replaces_an_older_disk_and_is_read_only(ext4_tools: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_output_replaces_an_older_disk_and_is_read_only(tmp_path: Path) -> None:
     archive = images.write_docker_archive([images.busybox_image()], tmp_path / "busybox.tar")
     (tmp_path / "x.qcow2").write_text("an older disk")
     build_disk([archive], tmp_path / "x.qcow2")
@@ -261,14 +261,13 @@ def test_output_replaces_an_older_disk_and_is_read_only(ext4_tools: None, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["busybox.tar", "x.qcow2"]
 
 
-def test_most_layers_that_docker_takes(ext4_tools: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_most_layers_that_docker_takes(tmp_path: Path) -> None:
     deep = Image(tuple(layer.make_layer([layer.file(f"f{n}", str(n))]) for n in range(125)), ("deep:1",))
     archive = images.write_docker_archive([deep], tmp_path / "deep.tar")
     assert len(build_disk([archive], tmp_path / "x.qcow2").layers) == 125
     run(["e2fsck", "-fn", convert_to_raw(tmp_path / "x.qcow2")])
 
 
-@pytest.mark.usefixtures("ext4_tools")
 def test_what_is_described_twice_is_as_it_was_described_last(tmp_path: Path) -> None:
     """A folder that comes again under another spelling, and a hard link: both describe an inode anew."""
     entries = [

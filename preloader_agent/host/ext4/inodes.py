@@ -1,0 +1,203 @@
+"""The inodes of an ext4 file system, and what stands outside of them: directories, extent trees, xattrs."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from preloader_agent.host.ext4 import layout
+from preloader_agent.host.ext4.blockfile import BlockFile
+from preloader_agent.host.ext4.directory import Entry, pack_directory
+from preloader_agent.host.ext4.layout import (
+    BLOCK_SIZE,
+    EXTENT_MAGIC,
+    EXTENTS_PER_BLOCK,
+    INLINE_EXTENTS,
+    INODE_SIZE,
+    MAX_EXTENT,
+    MAX_LINKS,
+    ROOT_INODE,
+    crc32c,
+    inode_seed,
+)
+from preloader_agent.host.ext4.xattrs import divide, pack_block, pack_inline
+from preloader_agent.host.node import Extent, Node
+from preloader_agent.host.tarstream import BLK, CHR, DIR, FIFO, REG, SYM
+
+_RESERVED = 10  # inodes; the first of ours is the eleventh
+_TYPE_BITS = {REG: 0o100000, DIR: 0o040000, SYM: 0o120000, CHR: 0o020000, BLK: 0o060000, FIFO: 0o010000}
+_INLINE_TARGET = 60  # a shorter symlink target stands in the inode
+_EXTRA_SIZE = 32  # bytes of an inode's fields behind the first 128
+# Mode, uid, size; access, change and modification time; deletion time, gid, links, sectors, flags; i_block; xattrs;
+# the high halves; then the fields behind the first 128 bytes.
+_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")
+
+
+class _Scope(NamedTuple):
+    """A part of the tree with inodes of its own; its content stands `shift` blocks behind where its extents say."""
+
+    shift: int
+    numbers: dict[int, int]  # of the inodes with several names
+
+
+class _Place(NamedTuple):
+    """A directory whose inode has a number, and is not written yet."""
+
+    node: Node
+    inode: int
+    parent: int
+    scope: _Scope
+
+
+class Inodes:
+    """The inode table, and what stands outside of it: directories, extent trees, xattrs."""
+
+    def __init__(self, blocks: BlockFile, seed: int) -> None:
+        self._blocks = blocks
+        self._seed = seed
+        self.table = bytearray(_RESERVED * INODE_SIZE)
+        self.directories: list[int] = []
+
+    def add_tree(self, root: Node, shifts: Mapping[Node, int]) -> None:
+        """Give every inode below the root a number, and write it."""
+        waiting = deque([_Place(root, ROOT_INODE, ROOT_INODE, _Scope(0, {}))])
+        while waiting:
+            place = waiting.popleft()
+            if place.node in shifts:
+                place = place._replace(scope=_Scope(shifts[place.node], {}))
+            waiting.extend(self._add_directory(place))
+
+    def _add_directory(self, place: _Place) -> list[_Place]:
+        """Write a directory and all in it, but for the directories, which are returned."""
+        entries: list[Entry] = []
+        below: list[_Place] = []
+        assert place.node.children is not None
+        for name, node in sorted(place.node.children.items()):
+            number = place.scope.numbers.get(id(node))
+            if number is None:
+                number = self._new_number(node, place.scope)
+                if node.type == DIR:
+                    below.append(_Place(node, number, place.inode, place.scope))
+                else:
+                    self._put(number, node, node.links, self._extents_of(node, place.scope.shift))
+            entries.append(Entry(name, number, node.type))
+        content = pack_directory(entries, place.inode, place.parent, inode_seed(self._seed, place.inode))
+        extent = Extent(0, self._blocks.append_blocks(content), len(content) // BLOCK_SIZE)
+        links = 2 + len(below)
+        self._put(place.inode, place.node, links if links <= MAX_LINKS else 1, [extent], size=len(content))
+        self.directories.append(place.inode)
+        return below
+
+    def _new_number(self, node: Node, scope: _Scope) -> int:
+        self.table += bytes(INODE_SIZE)
+        number = len(self.table) // INODE_SIZE
+        if node.links > 1:
+            scope.numbers[id(node)] = number
+        return number
+
+    def _extents_of(self, node: Node, shift: int) -> list[Extent]:
+        if node.type == SYM and len(node.target) >= _INLINE_TARGET:
+            return [Extent(0, self._blocks.append_blocks(node.target.ljust(BLOCK_SIZE, b"\0")), 1)]
+        return [Extent(extent.logical, extent.start + shift, extent.length) for extent in node.extents]
+
+    def _put(self, number: int, node: Node, links: int, extents: list[Extent], size: int | None = None) -> None:
+        """Write an inode into the table, and what does not fit in it to blocks."""
+        end = self._blocks.end
+        block, flags = self._pack_block_field(node, extents, inode_seed(self._seed, number))
+        inline, outside = divide(node.xattrs) if node.xattrs else ({}, {})
+        xattr_block = 0
+        if outside:
+            xattr_block = self._blocks.append_blocks(pack_block(outside, self._blocks.end, self._seed))
+        used = sum(extent.length for extent in extents) + self._blocks.end - end
+        sectors = used * (BLOCK_SIZE // 512)
+        length = size if size is not None else len(node.target) or node.size
+        seconds, nanoseconds = divmod(node.mtime_ns, 10**9)
+        low, extra = seconds & 0xFFFFFFFF, nanoseconds << 2 | (seconds + (1 << 31)) >> 32 & 3
+        content = bytearray(
+            _INODE.pack(
+                _TYPE_BITS[node.type] | node.mode,
+                node.uid & 0xFFFF,
+                length & 0xFFFFFFFF,
+                low,
+                low,
+                low,
+                0,
+                node.gid & 0xFFFF,
+                links,
+                sectors & 0xFFFFFFFF,
+                flags,
+                0,
+                block,
+                0,
+                xattr_block & 0xFFFFFFFF,
+                length >> 32,
+                0,
+                sectors >> 32,
+                xattr_block >> 32,
+                node.uid >> 16,
+                node.gid >> 16,
+                0,
+                0,
+                _EXTRA_SIZE,
+                0,
+                extra,
+                extra,
+                extra,
+                0,
+                0,
+                0,
+                0,
+            )
+            + pack_inline(inline)
+        ).ljust(INODE_SIZE, b"\0")
+        checksum = crc32c(content, inode_seed(self._seed, number))
+        struct.pack_into("<H", content, 0x7C, checksum & 0xFFFF)
+        struct.pack_into("<H", content, 0x82, checksum >> 16)
+        self.table[(number - 1) * INODE_SIZE : number * INODE_SIZE] = content
+
+    def _pack_block_field(self, node: Node, extents: list[Extent], seed: int) -> tuple[bytes, int]:
+        """The 60 bytes of an inode that say where its content is, and the flag that says how."""
+        if node.type in (CHR, BLK):
+            return _pack_device(*node.device), 0
+        if node.type == FIFO or (node.type == SYM and not extents):
+            return node.target, 0
+        return self._pack_extents(extents, seed), layout.FLAG_EXTENTS
+
+    def _pack_extents(self, extents: list[Extent], seed: int) -> bytes:
+        """The root of the extent tree; leaves and inner nodes go to blocks."""
+        entries = [
+            (logical, struct.pack("<IHHI", logical, count, start >> 32, start & 0xFFFFFFFF))
+            for logical, start, count in _split(extents)
+        ]
+        depth = 0
+        while len(entries) > INLINE_EXTENTS:
+            groups = [entries[at : at + EXTENTS_PER_BLOCK] for at in range(0, len(entries), EXTENTS_PER_BLOCK)]
+            entries = [(group[0][0], self._add_extent_block(group, depth, seed)) for group in groups]
+            depth += 1
+        return _extent_node(entries, INLINE_EXTENTS, depth)
+
+    def _add_extent_block(self, group: list[tuple[int, bytes]], depth: int, seed: int) -> bytes:
+        content = _extent_node(group, EXTENTS_PER_BLOCK, depth)
+        block = self._blocks.append_blocks(content + struct.pack("<I", crc32c(content, seed)))
+        return struct.pack("<IIHH", group[0][0], block & 0xFFFFFFFF, block >> 32, 0)
+
+
+def _split(extents: list[Extent]) -> Iterator[Extent]:
+    """Extents of a length that ext4 can write."""
+    for logical, start, count in extents:
+        for done in range(0, count, MAX_EXTENT):
+            yield Extent(logical + done, start + done, min(count - done, MAX_EXTENT))
+
+
+def _extent_node(entries: list[tuple[int, bytes]], capacity: int, depth: int) -> bytes:
+    header = struct.pack("<HHHHI", EXTENT_MAGIC, len(entries), capacity, depth, 0)
+    return (header + b"".join(entry for _, entry in entries)).ljust(12 * (capacity + 1), b"\0")
+
+
+def _pack_device(major: int, minor: int) -> bytes:
+    """The number of a device: the old form where it fits, else the new one behind it."""
+    if major < 256 and minor < 256:
+        return struct.pack("<I", major << 8 | minor)
+    return struct.pack("<II", 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
