@@ -77,23 +77,25 @@ class Stager:
 
 def _stage_layer(stream: BinaryIO, name: str, blocks: BlockFile, advance: Advance) -> StagedLayer:
     start = blocks.end
-    tree, tar_split = LayerTree(name), TarSplit()
-    with decompressed(stream, name) as content, HashedStream(content, name) as hashed:
+    tree = LayerTree(name)
+    with TarSplit() as tar_split, decompressed(stream, name) as content, HashedStream(content, name) as hashed:
         tar = LayerTar(hashed, name)
         for member in tar:
             tar_split.add_segment(member.raw)
-            data = _Checksummed(tar.data(), advance)
             file = tree.add(member)
-            if file is not None:
-                file.extents = blocks.append(data)
-            data.skip()  # a marker can have data, too, which dockerd ignores; tar-split has it nonetheless
-            tar_split.add_file(member.name, member.size, data.crc if member.size else None)
+            crc = None
+            if member.size:
+                data = _Checksummed(tar.data(), advance)
+                if file is not None:
+                    file.extents = blocks.append(data)
+                data.skip()  # a marker can have data, too, which dockerd ignores; tar-split has it nonetheless
+                crc = data.crc
+            tar_split.add_file(member.name, member.size, crc)
         for chunk in tar.tail():
             tar_split.add_segment(chunk)
+        records = tar_split.finish()
     tree.finish()
-    return StagedLayer(
-        hashed.diff_id, tree.root, tree.size(), tar_split.finish(), start, blocks.end, tuple(tree.unused)
-    )
+    return StagedLayer(hashed.diff_id, tree.root, tree.size(), records, start, blocks.end, tuple(tree.unused))
 
 
 class _Checksummed:

@@ -6,56 +6,75 @@ tar/asm/disassemble.go): gzip of one JSON object a line, segments of raw bytes b
 
 from __future__ import annotations
 
-import json
 import zlib
 from base64 import b64encode
+from concurrent.futures import Future, ThreadPoolExecutor
+from json.encoder import encode_basestring
+from types import TracebackType
 
 from fastcrc import crc64
 
-_SEGMENT, _FILE = 2, 1
 _GZIP = zlib.MAX_WBITS | 16
-# Go's encoder escapes these in every string, so that dockerd's own file and ours are the same bytes.
+_BATCH = 256  # records that are compressed at once
+# What Go's encoder escapes beside what JSON must.
 _GO_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 class TarSplit:
-    """Collects the records of one layer; they are compressed as they come, so memory stays small."""
+    """Collects the records of one layer; a thread compresses them as they come, so memory stays small."""
 
     def __init__(self) -> None:
         # zlib writes neither a time nor a name into the header: the same input gives the same bytes.
         self._gzip = zlib.compressobj(wbits=_GZIP)
-        self._output = bytearray()
+        self._thread = ThreadPoolExecutor(1)
+        self._output: list[Future[bytes]] = []
+        self._lines: list[str] = []
         self._position = 0
+
+    def __enter__(self) -> TarSplit:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
     def add_segment(self, raw: bytes) -> None:
         """Raw bytes: headers and padding."""
-        self._add({"type": _SEGMENT, "payload": b64encode(raw).decode(), "position": self._position})
+        self._add(f'{{"type":2,"payload":"{b64encode(raw).decode()}"')
 
     def add_file(self, name: bytes, size: int, crc: int | None) -> None:
         """A member; `crc` is the CRC-64 of its data (crc64/go-iso), None for a member that has none."""
-        record: dict[str, object] = {"type": _FILE}
         try:
-            record["name"] = name.decode()
+            text = f'"name":{_encode(name.decode())}'
         except UnicodeDecodeError:
-            record["name_raw"] = b64encode(name).decode()
-        if size:
-            record["size"] = size
-        record["payload"] = None if crc is None else b64encode(crc.to_bytes(8, "big")).decode()
-        record["position"] = self._position
-        self._add(record)
+            text = f'"name_raw":"{b64encode(name).decode()}"'
+        count = f',"size":{size}' if size else ""
+        payload = "null" if crc is None else f'"{b64encode(crc.to_bytes(8, "big")).decode()}"'
+        self._add(f'{{"type":1,{text}{count},"payload":{payload}')
 
     def finish(self) -> bytes:
         """The bytes of tar-split.json.gz."""
-        self._output += self._gzip.flush()
-        return bytes(self._output)
+        self._compress()
+        return b"".join(output.result() for output in self._output) + self._gzip.flush()
 
-    def _add(self, record: dict[str, object]) -> None:
-        line = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
-        for character, escape in _GO_ESCAPES.items():
-            if character in line:
-                line = line.replace(character, escape)
-        self._output += self._gzip.compress(line.encode() + b"\n")
+    def _add(self, record: str) -> None:
+        self._lines.append(f'{record},"position":{self._position}}}\n')
         self._position += 1
+        if len(self._lines) == _BATCH:
+            self._compress()
+
+    def _compress(self) -> None:
+        batch = "".join(self._lines).encode()
+        self._lines.clear()
+        self._output.append(self._thread.submit(self._gzip.compress, batch))
+
+
+def _encode(text: str) -> str:
+    """A JSON string as Go's encoder writes it, so that dockerd's own file and ours are the same bytes."""
+    encoded = encode_basestring(text)
+    for character, escape in _GO_ESCAPES.items():
+        if character in encoded:
+            encoded = encoded.replace(character, escape)
+    return encoded
 
 
 def crc64_of(chunk: bytes, crc: int = 0) -> int:

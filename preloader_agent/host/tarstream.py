@@ -8,9 +8,9 @@ accepts: https://github.com/golang/go/tree/master/src/archive/tar (reader.go, st
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 from preloader_agent.errors import InvalidArchive
 
@@ -38,8 +38,7 @@ class Readable(Protocol):
         """So many bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One member of a layer tar; `raw` is every byte since the data of the member before it."""
 
     name: bytes
@@ -52,7 +51,7 @@ class Member:
     linkname: bytes
     device: tuple[int, int]
     raw: bytes
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = {}
 
 
 class LayerTar:
@@ -247,6 +246,7 @@ class LayerTar:
         return number
 
 
+@lru_cache  # most headers of a layer say the same
 def _parse_octal(text: bytes) -> int | None:
     digits = _until_nul(text.strip(b" \0"))
     return int(digits or b"0", 8) if _OCTAL.issuperset(digits) else None

@@ -42,17 +42,19 @@ class LayerTree:
         self._layer = layer
         self._names: set[bytes] = set()
         self._parents: dict[bytes, Node] = {}  # directories that were found already, by path
-        self._times: list[tuple[Member, bytes]] = []
+        self._times: list[tuple[bytes, bytes, int]] = []  # member, path and time of directories
         self.root = make_directory()
         self.unused: list[Extent] = []
 
     def add(self, member: Member) -> Node | None:
         """Add a member; returns the regular file whose data follow, if it is one."""
-        self._refuse_duplicate(member)
         name = posixpath.normpath(member.name)
+        self._refuse_duplicate(name, member)
         if member.type == GLOBAL_HEADER or name == b".":
             return None  # dockerd ignores "./", too: a container's "/" is its own upper directory
-        path = posixpath.normpath(b"/" + name).lstrip(b"/")  # ".." stays within the layer, as in a chroot
+        path = name
+        if name.startswith((b"/", b"..")):  # they stay within the layer, as in a chroot
+            path = posixpath.normpath(b"/" + name).lstrip(b"/")
         if not path:
             self._describe_root(member)
             return None
@@ -74,11 +76,12 @@ class LayerTree:
 
     def finish(self) -> None:
         """Set the times of directories, which dockerd does last, by path: it may lead elsewhere by then."""
-        for member, path in self._times:
+        for name, path, mtime_ns in self._times:
             node = self._follow(path)
             if node is None:
-                raise self._invalid(member, "is replaced by a symlink to nothing, which dockerd refuses, too")
-            node.mtime_ns = _checked_time(node, member.mtime_ns)
+                problem = f"{show_name(name)} is replaced by a symlink to nothing, which dockerd refuses, too"
+                raise InvalidArchive(self._layer, problem)
+            node.mtime_ns = _checked_time(node, mtime_ns)
 
     def size(self) -> int:
         """What dockerd reports as the size of the layer, in bytes: each inode once (moby pkg/directory)."""
@@ -96,9 +99,8 @@ class LayerTree:
     def _invalid(self, member: Member, problem: str) -> InvalidArchive:
         return InvalidArchive(self._layer, f"{show_name(member.name)} {problem}")
 
-    def _refuse_duplicate(self, member: Member) -> None:
+    def _refuse_duplicate(self, name: bytes, member: Member) -> None:
         """tar-split refuses "duplicates of file paths"."""
-        name = posixpath.normpath(member.name)
         if name in self._names:
             raise self._invalid(member, "stands in it twice, which dockerd refuses, too")
         self._names.add(name)
@@ -113,7 +115,7 @@ class LayerTree:
     def _describe_root(self, member: Member) -> None:
         if member.type != DIR:
             raise self._invalid(member, "would replace the layer's root, which dockerd refuses, too")
-        self._times.append((member, b""))
+        self._times.append((member.name, b"", member.mtime_ns))
         self._describe(self.root, member)
 
     def _find_parent(self, path: bytes, member: Member) -> Node:
@@ -163,7 +165,7 @@ class LayerTree:
     def _add_node(self, parent: Node, name: bytes, path: bytes, member: Member) -> Node | None:
         children = _children(parent)
         if member.type == DIR:
-            self._times.append((member, path))
+            self._times.append((member.name, path, member.mtime_ns))
         node = children.get(name)  # a directory that is described anew
         if node is None:
             node = self._link_target(member) if member.type == LNK else self._new_node(member)

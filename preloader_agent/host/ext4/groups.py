@@ -18,6 +18,7 @@ from preloader_agent.host.ext4.layout import (
     COMPAT,
     DESCRIPTOR_SIZE,
     FIRST_CONTENT,
+    HALF_MD4,
     INCOMPAT,
     INODE_SIZE,
     MAGIC,
@@ -31,7 +32,6 @@ _INODES_PER_BLOCK = BLOCK_SIZE // INODE_SIZE
 _MAX_GROUPS = (FIRST_CONTENT - 1) * BLOCK_SIZE // DESCRIPTOR_SIZE
 _INODE_ZEROED = 0x4  # a group's flag: its inode table is initialised
 _FIRST_INODE = 11
-_HALF_MD4 = 1
 _UNSIGNED_HASH = 0x2
 _USER_XATTR_AND_ACL = 0xC  # mount options that are on by default
 _CRC32C = 1
@@ -201,7 +201,7 @@ def _superblock(geometry: Geometry, groups: Sequence[_Group], label: str, uuid: 
         (0x68, "16s", uuid.bytes),
         (0x78, "16s", label.encode()),
         (0xEC, "16s", uuid.bytes),  # the seed of the hashes in directories
-        (0xFC, "B", _HALF_MD4),
+        (0xFC, "B", HALF_MD4),
         (0xFE, "H", DESCRIPTOR_SIZE),
         (0x100, "I", _USER_XATTR_AND_ACL),
         (0x108, "I", _CLOCK),  # made

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from preloader_agent.host.ext4 import layout
 from preloader_agent.host.ext4.blockfile import BlockFile
 from preloader_agent.host.ext4.directory import Entry, pack_directory
 from preloader_agent.host.ext4.layout import (
     BLOCK_SIZE,
     EXTENT_MAGIC,
     EXTENTS_PER_BLOCK,
+    FLAG_EXTENTS,
+    FLAG_INDEX,
     INLINE_EXTENTS,
     INODE_SIZE,
     MAX_EXTENT,
@@ -30,9 +31,10 @@ _RESERVED = 10  # inodes; the first of ours is the eleventh
 _TYPE_BITS = {REG: 0o100000, DIR: 0o040000, SYM: 0o120000, CHR: 0o020000, BLK: 0o060000, FIFO: 0o010000}
 _INLINE_TARGET = 60  # a shorter symlink target stands in the inode
 _EXTRA_SIZE = 32  # bytes of an inode's fields behind the first 128
-# Mode, uid, size; access, change and modification time; deletion time, gid, links, sectors, flags; i_block; xattrs;
-# the high halves; then the fields behind the first 128 bytes.
-_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")
+# Mode, uid, size, access, change and modification time; gid, links, sectors, flags; i_block; xattrs, size; the high
+# halves of sectors, xattrs, uid and gid; then, behind the first 128 bytes, their number and the rest of the times.
+_INODE = struct.Struct("<HHIIII4xHHII4x60s4xII4xHHHH4xH2xIII16x")
+_SECTORS_PER_BLOCK = BLOCK_SIZE // 512
 
 
 class _Scope(NamedTuple):
@@ -54,9 +56,10 @@ class _Place(NamedTuple):
 class Inodes:
     """The inode table, and what stands outside of it: directories, extent trees, xattrs."""
 
-    def __init__(self, blocks: BlockFile, seed: int) -> None:
+    def __init__(self, blocks: BlockFile, seed: int, hash_seed: bytes) -> None:
         self._blocks = blocks
         self._seed = seed
+        self._hash_seed = hash_seed
         self.table = bytearray(_RESERVED * INODE_SIZE)
         self.directories: list[int] = []
 
@@ -75,7 +78,7 @@ class Inodes:
         below: list[_Place] = []
         assert place.node.children is not None
         for name, node in sorted(place.node.children.items()):
-            number = place.scope.numbers.get(id(node))
+            number = place.scope.numbers.get(id(node)) if node.links > 1 else None
             if number is None:
                 number = self._new_number(node, place.scope)
                 if node.type == DIR:
@@ -83,12 +86,16 @@ class Inodes:
                 else:
                     self._put(number, node, node.links, self._extents_of(node, place.scope.shift))
             entries.append(Entry(name, number, node.type))
-        content = pack_directory(entries, place.inode, place.parent, inode_seed(self._seed, place.inode))
-        extent = Extent(0, self._blocks.append_blocks(content), len(content) // BLOCK_SIZE)
-        links = 2 + len(below)
-        self._put(place.inode, place.node, links if links <= MAX_LINKS else 1, [extent], size=len(content))
-        self.directories.append(place.inode)
+        self._put_directory(place, entries, 2 + len(below))
         return below
+
+    def _put_directory(self, place: _Place, entries: list[Entry], links: int) -> None:
+        seed = inode_seed(self._seed, place.inode)
+        content = pack_directory(entries, place.inode, place.parent, seed, self._hash_seed)
+        extent = Extent(0, self._blocks.append_blocks(content), len(content) // BLOCK_SIZE)
+        place.node.size = len(content)
+        self._put(place.inode, place.node, links if links <= MAX_LINKS else 1, [extent])
+        self.directories.append(place.inode)
 
     def _new_number(self, node: Node, scope: _Scope) -> int:
         self.table += bytes(INODE_SIZE)
@@ -100,61 +107,21 @@ class Inodes:
     def _extents_of(self, node: Node, shift: int) -> list[Extent]:
         if node.type == SYM and len(node.target) >= _INLINE_TARGET:
             return [Extent(0, self._blocks.append_blocks(node.target.ljust(BLOCK_SIZE, b"\0")), 1)]
-        return [Extent(extent.logical, extent.start + shift, extent.length) for extent in node.extents]
+        return [Extent(logical, start + shift, length) for logical, start, length in node.extents]
 
-    def _put(self, number: int, node: Node, links: int, extents: list[Extent], size: int | None = None) -> None:
+    def _put(self, number: int, node: Node, links: int, extents: list[Extent]) -> None:
         """Write an inode into the table, and what does not fit in it to blocks."""
+        seed = inode_seed(self._seed, number)
         end = self._blocks.end
-        block, flags = self._pack_block_field(node, extents, inode_seed(self._seed, number))
+        block, flags = self._pack_block_field(node, extents, seed)
         inline, outside = divide(node.xattrs) if node.xattrs else ({}, {})
-        xattr_block = 0
-        if outside:
-            xattr_block = self._blocks.append_blocks(pack_block(outside, self._blocks.end, self._seed))
+        xattrs = self._blocks.append_blocks(pack_block(outside, self._blocks.end, self._seed)) if outside else 0
         used = sum(extent.length for extent in extents) + self._blocks.end - end
-        sectors = used * (BLOCK_SIZE // 512)
-        length = size if size is not None else len(node.target) or node.size
-        seconds, nanoseconds = divmod(node.mtime_ns, 10**9)
-        low, extra = seconds & 0xFFFFFFFF, nanoseconds << 2 | (seconds + (1 << 31)) >> 32 & 3
-        content = bytearray(
-            _INODE.pack(
-                _TYPE_BITS[node.type] | node.mode,
-                node.uid & 0xFFFF,
-                length & 0xFFFFFFFF,
-                low,
-                low,
-                low,
-                0,
-                node.gid & 0xFFFF,
-                links,
-                sectors & 0xFFFFFFFF,
-                flags,
-                0,
-                block,
-                0,
-                xattr_block & 0xFFFFFFFF,
-                length >> 32,
-                0,
-                sectors >> 32,
-                xattr_block >> 32,
-                node.uid >> 16,
-                node.gid >> 16,
-                0,
-                0,
-                _EXTRA_SIZE,
-                0,
-                extra,
-                extra,
-                extra,
-                0,
-                0,
-                0,
-                0,
-            )
-            + pack_inline(inline)
-        ).ljust(INODE_SIZE, b"\0")
-        checksum = crc32c(content, inode_seed(self._seed, number))
-        struct.pack_into("<H", content, 0x7C, checksum & 0xFFFF)
-        struct.pack_into("<H", content, 0x82, checksum >> 16)
+        fields = _pack_fields(node, links, used * _SECTORS_PER_BLOCK, flags, block, xattrs)
+        content = bytearray((fields + pack_inline(inline)).ljust(INODE_SIZE, b"\0"))
+        checksum = crc32c(content, seed)
+        content[0x7C:0x7E] = (checksum & 0xFFFF).to_bytes(2, "little")
+        content[0x82:0x84] = (checksum >> 16).to_bytes(2, "little")
         self.table[(number - 1) * INODE_SIZE : number * INODE_SIZE] = content
 
     def _pack_block_field(self, node: Node, extents: list[Extent], seed: int) -> tuple[bytes, int]:
@@ -163,7 +130,8 @@ class Inodes:
             return _pack_device(*node.device), 0
         if node.type == FIFO or (node.type == SYM and not extents):
             return node.target, 0
-        return self._pack_extents(extents, seed), layout.FLAG_EXTENTS
+        is_indexed = node.type == DIR and node.size > BLOCK_SIZE
+        return self._pack_extents(extents, seed), FLAG_EXTENTS | (FLAG_INDEX if is_indexed else 0)
 
     def _pack_extents(self, extents: list[Extent], seed: int) -> bytes:
         """The root of the extent tree; leaves and inner nodes go to blocks."""
@@ -182,6 +150,37 @@ class Inodes:
         content = _extent_node(group, EXTENTS_PER_BLOCK, depth)
         block = self._blocks.append_blocks(content + struct.pack("<I", crc32c(content, seed)))
         return struct.pack("<IIHH", group[0][0], block & 0xFFFFFFFF, block >> 32, 0)
+
+
+def _pack_fields(node: Node, links: int, sectors: int, flags: int, block: bytes, xattrs: int) -> bytes:  # noqa: PLR0913, PLR0917 - its fields
+    """An inode's fields, without its checksum; each time stands in two halves."""
+    size = len(node.target) or node.size
+    seconds, nanoseconds = divmod(node.mtime_ns, 10**9)
+    # ext4 keeps seconds in 32 signed bits, and two more bits of them beside the nanoseconds.
+    time, extra = seconds & 0xFFFFFFFF, nanoseconds << 2 | (seconds + (1 << 31)) >> 32 & 3
+    return _INODE.pack(
+        _TYPE_BITS[node.type] | node.mode,
+        node.uid & 0xFFFF,
+        size & 0xFFFFFFFF,
+        time,
+        time,
+        time,
+        node.gid & 0xFFFF,
+        links,
+        sectors & 0xFFFFFFFF,
+        flags,
+        block,
+        xattrs & 0xFFFFFFFF,
+        size >> 32,
+        sectors >> 32,
+        xattrs >> 32,
+        node.uid >> 16,
+        node.gid >> 16,
+        _EXTRA_SIZE,
+        extra,
+        extra,
+        extra,
+    )
 
 
 def _split(extents: list[Extent]) -> Iterator[Extent]:

@@ -20,6 +20,7 @@ EXTENTS_PER_BLOCK = (BLOCK_SIZE - 12 - 4) // 12  # without the header and the ch
 INLINE_EXTENTS = 4
 XATTR_MAGIC = 0xEA020000
 MAX_LINKS = 65000
+HALF_MD4 = 1  # how names in indexed directories are hashed
 
 FLAG_INDEX, FLAG_EXTENTS = 0x1000, 0x80000
 

@@ -37,12 +37,13 @@ def write_filesystem(  # noqa: PLR0913 - each is one property of a file system
     """
     assert root.children is not None
     root.children[b"lost+found"] = make_directory(0o700)  # e2fsck misses it
-    inodes = Inodes(blocks, crc32c(uuid.bytes))
+    inodes = Inodes(blocks, crc32c(uuid.bytes), uuid.bytes)
     inodes.add_tree(root, shifts)
     number = len(inodes.table) // INODE_SIZE
     geometry = divide(blocks.end, number)
     start, bitmaps = pack_groups(geometry, number, inodes.directories, unused, label=label, uuid=uuid)
-    blocks.append_blocks(bytes(inodes.table).ljust(geometry.groups * geometry.inodes_per_group * INODE_SIZE, b"\0"))
+    inodes.table += bytes(geometry.groups * geometry.inodes_per_group * INODE_SIZE - len(inodes.table))
+    blocks.append_blocks(inodes.table)
     blocks.append_blocks(bitmaps)
     blocks.write_at(0, start)
     blocks.finish(geometry.blocks)
