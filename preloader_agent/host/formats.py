@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from preloader_agent.errors import InvalidArchive
 from preloader_agent.host.dockerarchive import MANIFEST, read_docker_archive
-from preloader_agent.host.images import Image
+from preloader_agent.host.images import Image, parse_json
 from preloader_agent.host.inputs import EXPECTED, Files
+from preloader_agent.host.ocilayout import INDEX, read_oci_layout
 from preloader_agent.store.index import Platform
 
 
 def read_images(files: Files, platform: Platform | None) -> list[Image]:
     """The images of an input; `platform` selects among those of an OCI layout, by default the host's.
 
+    Where both formats are, as in what `docker save` writes since Docker 25, the docker-archive counts, as for dockerd.
     Raises InvalidArchive and DigestMismatch, before any layer is read.
     """
-    manifest = files.read(MANIFEST)
+    manifest, index = files.read(MANIFEST), files.read(INDEX)
+    if index is not None and not (manifest and _names_images(files, manifest)):
+        return read_oci_layout(files, index, platform)
     if manifest is not None:
         return read_docker_archive(files, manifest)
-    raise InvalidArchive(files.name, f"has no manifest.json; {EXPECTED}")
+    raise InvalidArchive(files.name, f"has neither manifest.json nor index.json; {EXPECTED}")
+
+
+def _names_images(files: Files, manifest: bytes) -> bool:
+    found = parse_json(files, MANIFEST, manifest)
+    return isinstance(found, list) and bool(found)

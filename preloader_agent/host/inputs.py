@@ -34,6 +34,9 @@ class Files(Protocol):
 
     name: str
 
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+
     def read(self, name: str) -> bytes | None:
         """A small file, or None when it is not there."""
 
@@ -113,10 +116,14 @@ class TarFiles:
             raise InvalidArchive(name, f"not a sound tar file ({err}); {EXPECTED}") from err
         self._links = {name: target for name, member in self._members.items() if (target := _link_target(name, member))}
 
+    def has(self, name: str) -> bool:
+        """See Files."""
+        return self._find(name) is not None
+
     def read(self, name: str) -> bytes | None:
         """See Files."""
-        member = self._members.get(_resolve(name, self._links))
-        if member is None or not member.isreg():
+        member = self._find(name)
+        if member is None:
             return None
         check_document_size(self.name, name, member.size)
         with self._open(member) as file:
@@ -124,51 +131,65 @@ class TarFiles:
 
     def stage(self, name: str, stager: Stager) -> StagedLayer:
         """See Files."""
-        member = self._members.get(_resolve(name, self._links))
-        if member is None or not member.isreg():
+        member = self._find(name)
+        if member is None:
             raise missing(self.name, name)
         with self._open(member) as file:
             return stager.stage(file, f"{self.name}: layer {member.name}")
 
     def size(self, name: str) -> int:
         """See Files."""
-        member = self._members.get(_resolve(name, self._links))
+        member = self._find(name)
         return member.size if member else 0
+
+    def _find(self, name: str) -> tarfile.TarInfo | None:
+        member = self._members.get(_resolve(name, self._links))
+        return member if member and member.isreg() else None
 
     def _open(self, member: tarfile.TarInfo) -> BinaryIO:
         return cast(BinaryIO, self._tar.extractfile(member))
 
 
 class FolderFiles:
-    """The files of a folder."""
+    """The files of a folder, and no others, whatever a manifest calls them."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
 
+    def has(self, name: str) -> bool:
+        """See Files."""
+        return self._find(name) is not None
+
     def read(self, name: str) -> bytes | None:
         """See Files."""
-        try:
-            with (self._path / name).open("rb") as file:
-                check_document_size(self.name, name, os.fstat(file.fileno()).st_size)
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError):
+        path = self._find(name)
+        if path is None:
             return None
-        except OSError as err:
-            raise InvalidArchive(self._path / name, f"cannot be read: {err.strerror}") from err
+        with _open(path) as file:
+            check_document_size(self.name, name, os.fstat(file.fileno()).st_size)
+            return file.read()
 
     def stage(self, name: str, stager: Stager) -> StagedLayer:
         """See Files."""
-        try:
-            with (self._path / name).open("rb") as file:
-                return stager.stage(cast(BinaryIO, file), f"{self.name}: layer {name}")
-        except FileNotFoundError as err:
-            raise missing(self.name, name) from err
+        path = self._find(name)
+        if path is None:
+            raise missing(self.name, name)
+        with _open(path) as file:
+            return stager.stage(file, f"{self.name}: layer {name}")
 
     def size(self, name: str) -> int:
         """See Files."""
+        path = self._find(name)
+        return path.stat().st_size if path else 0
+
+    def _find(self, name: str) -> Path | None:
+        """A file below the folder; symlinks are followed, since build tools make layouts of them."""
         path = self._path / name
-        return path.stat().st_size if path.exists() else 0
+        try:
+            return path if not posixpath.normpath(name).startswith(("/", "..")) and path.is_file() else None
+        except OSError as err:
+            raise InvalidArchive(path, f"cannot be read: {err.strerror}") from err
 
 
 class StreamFiles:
@@ -193,6 +214,10 @@ class StreamFiles:
                 self._layers[name] = stager.stage(cast(BinaryIO, file), f"{self.name}: layer {member.name}")
             except InvalidArchive as err:
                 self._layers[name] = err
+
+    def has(self, name: str) -> bool:
+        """See Files."""
+        return _resolve(name, self._links) in self._documents | self._layers
 
     def read(self, name: str) -> bytes | None:
         """See Files."""
