@@ -66,7 +66,9 @@ class Stager:
             return list(layers)
         source, self.blocks = self.blocks, BlockFile(self.blocks.path.with_name("arranged"))
         with closing(source):
-            return [self._move(layer, source) for layer in layers]
+            moved = [self._move(layer, source) for layer in layers]
+        source.path.unlink()  # the disk, which has the same content, needs the room
+        return moved
 
     def _move(self, layer: StagedLayer, source: BlockFile) -> StagedLayer:
         start = self.blocks.end
