@@ -83,7 +83,7 @@ def show_guest(vm: Vm, second: Path) -> None:
 
 def build(archive: Path) -> Path:
     """Build a disk beside its archive, named by its label, and show it."""
-    index = build_disk([archive], archive.with_suffix(".qcow2"))
+    index = build_disk([archive], archive.with_suffix(".qcow2")).index
     disk = archive.with_suffix(".qcow2").rename(archive.with_name(f"{index.label}.qcow2"))
     images = ", ".join(image.name for image in index.images)
     print(f"    {disk.name}: {disk.stat().st_size / 1e6:.1f} MB, {len(index.layers)} layers, {images}")
