@@ -6,13 +6,14 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.disk import build_disk
+from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.ext4.reader import Ext4, RawImage
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
@@ -22,7 +23,8 @@ from preloader_agent.store.layout import Store
 from tests import images
 from tests.host.conftest import SMALL_IMAGES, convert_to_raw
 from tests.images import Image, Layout, catalogue, layer, make_layer
-from tests.images.layer import directory, file, hard_link
+from tests.images.layer import directory, file, hard_link, symlink
+from tests.tree import Tree, describe_tree, tree_differences
 
 TOP = Store("")
 
@@ -205,10 +207,26 @@ def test_modification_times(raw_disk: Path, path: str, nanoseconds: int) -> None
 def test_order_and_distribution_of_the_archives_do_not_matter(disk: Path, tmp_path: Path) -> None:
     made: list[Image] = [make() for make in SMALL_IMAGES]
     one = images.write_docker_archive(made[3:1:-1], tmp_path / "one.tar", "oci")
-    two = images.write_docker_archive([made[4], made[1], made[0], made[3]], tmp_path / "two.tar", "old")
-    build_disk([two, one], tmp_path / "12.qcow2")
-    build_disk([one, two, one], tmp_path / "121.qcow2")
-    assert digest(tmp_path / "12.qcow2") == digest(tmp_path / "121.qcow2") == digest(disk)
+    two = images.write_docker_archive([made[4], made[1], made[0]], tmp_path / "two.tar", "old")
+    for number, archives in enumerate(([one, two], [two, one])):
+        build_disk(archives, tmp_path / f"{number}.qcow2")
+        assert digest(tmp_path / f"{number}.qcow2") == digest(disk)
+
+
+@pytest.mark.parametrize("layout", ["old", "oci"])
+def test_a_stream_gives_the_same_disk_as_a_file(
+    disk: Path, archives: dict[Layout, Path], tmp_path: Path, layout: Layout
+) -> None:
+    """Its layers are staged in the order in which they come, and those that no image needs as well."""
+    build_disk([compressed(archives[layout])], tmp_path / "x.qcow2")
+    assert digest(tmp_path / "x.qcow2") == digest(disk)
+
+
+def compressed(archive: Path) -> Path:
+    """An archive that can be read only once, from its start to its end."""
+    path = archive.with_suffix(".tgz")
+    path.write_bytes(gzip.compress(archive.read_bytes(), 1))
+    return path
 
 
 def test_surroundings_do_not_matter(disk: Path, archives: dict[Layout, Path], tmp_path: Path) -> None:
@@ -238,7 +256,7 @@ def test_another_tag_gives_another_disk(disk: Path, tmp_path: Path) -> None:
     for tag in ("busybox:test", "busybox:other"):
         renamed = Image(busybox.layers, (tag,), busybox.config)
         archive = images.write_docker_archive([renamed], tmp_path / f"{tag}.tar")
-        labels.add(build_disk([archive], tmp_path / "x.qcow2").label)
+        labels.add(build_disk([archive], tmp_path / "x.qcow2").index.label)
     assert len(labels | {inspect_disk(disk).label}) == 3
 
 
@@ -264,7 +282,7 @@ def test_output_replaces_an_older_disk_and_is_read_only(tmp_path: Path) -> None:
 def test_most_layers_that_docker_takes(tmp_path: Path) -> None:
     deep = Image(tuple(layer.make_layer([layer.file(f"f{n}", str(n))]) for n in range(125)), ("deep:1",))
     archive = images.write_docker_archive([deep], tmp_path / "deep.tar")
-    assert len(build_disk([archive], tmp_path / "x.qcow2").layers) == 125
+    assert len(build_disk([archive], tmp_path / "x.qcow2").index.layers) == 125
     run(["e2fsck", "-fn", convert_to_raw(tmp_path / "x.qcow2")])
 
 
@@ -277,8 +295,129 @@ def test_what_is_described_twice_is_as_it_was_described_last(tmp_path: Path) -> 
         hard_link("link", file("file").at(7_000_000_000)),
     ]
     archive = images.write_docker_archive([Image((make_layer(entries),), ("x:1",))], tmp_path / "x.tar")
-    index = build_disk([archive], tmp_path / "x.qcow2")
+    index = build_disk([archive], tmp_path / "x.qcow2").index
     raw = convert_to_raw(tmp_path / "x.qcow2")
     for name in ("folder", "file", "link"):
-        stat = run(["debugfs", "-R", f"stat /overlay2/{index.layers[0].cache_id}/diff/{name}", raw])
+        stat = debugfs(raw, f"stat {TOP.diff(index.layers[0].cache_id)}/{name}")
         assert re.search(r"mtime: 0x00000007:00000000 ", stat), stat
+
+
+def test_content_that_the_layer_itself_replaces_is_not_on_the_disk(tmp_path: Path) -> None:
+    """Its blocks are there, but free; e2fsck counts them."""
+    entries = [file("f", b"1" * 10_000), file("g", b"2" * 5000), file("/f", b"3" * 9000), symlink("/g", "f")]
+    archive = images.write_docker_archive([Image((make_layer(entries),), ("x:1",))], tmp_path / "x.tar")
+    index = build_disk([archive], tmp_path / "x.qcow2").index
+    raw = convert_to_raw(tmp_path / "x.qcow2")
+    run(["e2fsck", "-fn", raw])
+    assert Ext4(RawImage(raw)).read(f"{TOP.diff(index.layers[0].cache_id)}/f".encode(), 9000) == b"3" * 9000
+    assert index.layers[0].size == 9001
+
+
+# --- one layer on several parents ---
+
+SHARED = random.Random(7).randbytes(20_000)
+LINKED = ("both", "again")
+
+
+@pytest.fixture(scope="module")
+def shared_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive where two images have the same layer on different parents: one DiffID, two ChainIDs."""
+    folder = tmp_path_factory.mktemp("shared")
+    shared = make_layer(
+        [
+            file("both", SHARED),
+            hard_link("again", file("both")),
+            file("gone", SHARED),
+            file("/gone", b"short"),
+            file("holes", bytes(1 << 20) + SHARED + bytes(1 << 20)),
+            symlink("long", "t" * 100),
+        ]
+    )
+    parents = [make_layer([file(name, name * 3000)]) for name in ("one", "two")]
+    made = [Image((parent, shared), (f"x:{number}",)) for number, parent in enumerate(parents)]
+    # An image without the layer, whose own comes first in the stream, and an image that nothing is shared with.
+    other = Image((make_layer([file("other", SHARED[::-1])]),), ("other:1",))
+    return images.write_docker_archive([*made, other], folder / "shared.tar", "oci")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_layer_on_two_parents_has_two_sound_trees(shared_layer: Path, tmp_path: Path, *, is_stream: bool) -> None:
+    archive = compressed(shared_layer) if is_stream else shared_layer
+    index = build_disk([archive], tmp_path / "x.qcow2").index
+    raw = convert_to_raw(tmp_path / "x.qcow2")
+    run(["e2fsck", "-fn", raw])
+    one, two = (image.chain[1] for image in index.images if len(image.chain) == 2)
+    assert one != two
+    trees = [dump(raw, TOP.diff(CacheID.of_chain(chain)), tmp_path / chain) for chain in (one, two)]
+    assert trees[0].keys() == {b"again", b"both", b"gone", b"holes", b"long"}
+    assert trees[0][b"both"].sha256 == hashlib.sha256(SHARED).hexdigest()
+    assert tree_differences(trees[0], trees[1]) == []
+    inodes = {inode_of(raw, f"{TOP.diff(CacheID.of_chain(chain))}/{name}") for chain in (one, two) for name in LINKED}
+    assert len(inodes) == 2, "a file with two names in each of two trees"
+
+
+def dump(raw: Path, path: str, target: Path) -> Tree:
+    """What debugfs finds below a path."""
+    target.mkdir()
+    run(["debugfs", "-R", f"rdump {path} {target}", raw])
+    return describe_tree(target / "diff")
+
+
+def inode_of(raw: Path, path: str) -> str:
+    found = re.search(r"Inode: (\d+) .*Links: 2 ", debugfs(raw, f"stat {path}"), re.S)
+    assert found
+    return found[1]
+
+
+def test_a_stream_of_a_shared_layer_gives_the_same_disk(shared_layer: Path, tmp_path: Path) -> None:
+    for name, archive in (("file", shared_layer), ("stream", compressed(shared_layer))):
+        build_disk([archive], tmp_path / name)
+    assert digest(tmp_path / "file") == digest(tmp_path / "stream")
+
+
+# --- what a user can choose ---
+
+
+def test_compressed_disks_are_smaller_and_the_same(
+    raw_disk: Path, disk: Path, archives: dict[Layout, Path], tmp_path: Path
+) -> None:
+    outputs = [tmp_path / "1.qcow2", tmp_path / "2.qcow2"]
+    for output in outputs:
+        build_disk([archives["old"]], output, BuildOptions(compression="zstd"))
+    assert digest(outputs[0]) == digest(outputs[1])
+    assert outputs[0].stat().st_size < disk.stat().st_size * 0.7
+    assert inspect_disk(outputs[0]) == inspect_disk(disk)
+    assert digest(convert_to_raw(outputs[0])) == digest(raw_disk)
+    assert '"compression-type": "zstd"' in run(["qemu-img", "info", "--output=json", outputs[0]])
+
+
+def test_a_disk_that_is_there_already_is_not_written_again(archives: dict[Layout, Path], tmp_path: Path) -> None:
+    output = tmp_path / "x.qcow2"
+    first = build_disk([archives["old"]], output)
+    before = output.stat()
+    again = build_disk([archives["oci"]], output)
+    assert (first.is_new, again.is_new, again.index) == (True, False, first.index)
+    assert (output.stat().st_ino, output.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    forced = build_disk([archives["oci"]], output, BuildOptions(is_forced=True))
+    assert (forced.is_new, forced.index) == (True, first.index)
+    assert output.stat().st_ino != before.st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["x.qcow2"]
+
+
+@pytest.mark.parametrize("tag", ["busybox:other", "busybox:test"])
+def test_a_disk_with_other_content_is_replaced(archives: dict[Layout, Path], tmp_path: Path, tag: str) -> None:
+    busybox = images.busybox_image()
+    archive = images.write_docker_archive([Image(busybox.layers, (tag,), busybox.config)], tmp_path / "x.tar")
+    build_disk([archives["old"]], tmp_path / "x.qcow2")
+    assert build_disk([archive], tmp_path / "x.qcow2").is_new
+    assert [image.references for image in inspect_disk(tmp_path / "x.qcow2").images] == [(tag,)]
+
+
+def test_progress_counts_the_bytes_of_layers_once(shared_layer: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    build_disk([shared_layer], tmp_path / "x.qcow2", progress=lambda *step: told.append(step))
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["reading layers", "writing the file system", "converting to qcow2"]
+    counts = [done for stage, done, _ in told if stage == "reading layers"]
+    assert counts == sorted(counts)
+    assert 0 < counts[0] <= counts[-1] <= told[0][2]
