@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 from preloader_agent.errors import DigestMismatch, InvalidArchive, InvalidValue
+from preloader_agent.host.files import Files
 from preloader_agent.host.images import Image, make_image, parse_json, read_document
-from preloader_agent.host.inputs import Files
 from preloader_agent.store.reference import Reference
 
 MANIFEST = "manifest.json"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from preloader_agent.errors import InvalidArchive, InvalidValue
+from preloader_agent.host.files import Files
 from preloader_agent.host.images import parse_json
-from preloader_agent.host.inputs import Files
 from preloader_agent.store.index import checked_size
 
 _MAX_TEXT = 4096

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from preloader_agent.errors import InvalidArchive
 from preloader_agent.host.dockerarchive import MANIFEST, read_docker_archive
+from preloader_agent.host.files import EXPECTED, Files
 from preloader_agent.host.images import Image, parse_json
-from preloader_agent.host.inputs import EXPECTED, Files
 from preloader_agent.host.ocilayout import INDEX, read_oci_layout
 from preloader_agent.store.index import Platform
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preloader_agent.errors import InvalidArchive, InvalidValue
-from preloader_agent.host.inputs import Files, missing
+from preloader_agent.host.files import Files, missing
 from preloader_agent.store.digest import MAX_LAYERS, ChainID, DiffID, ImageID, chain_ids, sha256_digest
 from preloader_agent.store.index import Platform, checked_text
 from preloader_agent.store.reference import Reference

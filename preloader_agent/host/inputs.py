@@ -1,50 +1,22 @@
-"""What images are read from: a tar file, a folder, or a stream that is read once, from its start to its end.
-
-Each gives its small files by name, and stages its layers. A tar file and a folder are read where they are needed; a
-stream (standard input, a program, a compressed file) cannot be asked for anything twice, so its layers are staged as
-they come, before anybody knows what they are for.
-"""
+"""What images are read from: whatever the user names is opened here."""
 
 from __future__ import annotations
 
 import io
 import os
-import posixpath
-import stat
 import sys
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO
 
 from preloader_agent.errors import InvalidArchive
-from preloader_agent.host.compression import FullReads, decompressed, is_compressed
+from preloader_agent.host.compression import is_compressed
+from preloader_agent.host.files import EXPECTED, Files, FolderFiles, TarFiles, buffered, open_file, read_stream
 from preloader_agent.host.run import stream_output
-from preloader_agent.host.staging import StagedLayer, Stager
+from preloader_agent.host.staging import Stager
 
-MAX_DOCUMENT = 16 << 20  # bytes of a manifest or configuration; real ones have a few kB
-_MAX_DOCUMENTS = 64 << 20  # bytes of all those that are kept of a stream
 _PROGRAM = (b"#!", b"\x7fELF")
-EXPECTED = "expected what `docker save` writes, or an OCI image layout"
-
-
-class Files(Protocol):
-    """The files of an input, by normalized name."""
-
-    name: str
-
-    def has(self, name: str) -> bool:
-        """Whether a file is there."""
-
-    def read(self, name: str) -> bytes | None:
-        """A small file, or None when it is not there."""
-
-    def stage(self, name: str, stager: Stager) -> StagedLayer:
-        """Stage the layer that a file holds."""
-
-    def size(self, name: str) -> int:
-        """The bytes of a layer's file that are still to be read, 0 when it is staged already."""
 
 
 @contextmanager
@@ -53,16 +25,17 @@ def open_input(argument: str, stager: Stager) -> Iterator[Files]:
     path = Path(argument)
     with ExitStack() as stack:
         if argument == "-":
-            yield _read_stream(_standard_input(), "standard input", stager)
+            yield read_stream(_standard_input(), "standard input", stager)
         elif path.is_dir():
             yield FolderFiles(path)
         elif _is_program(path):
-            output = stack.enter_context(stream_output([path.resolve()]))
-            yield _read_stream(_buffered(output), argument, stager)
+            with stream_output([path.absolute()]) as output:  # whose failure must be known before a disk is there
+                files = read_stream(buffered(output), argument, stager)
+            yield files
         else:
-            file = stack.enter_context(_open(path))
+            file = stack.enter_context(open_file(path))
             if is_compressed(file) or not file.seekable():
-                yield _read_stream(file, argument, stager)
+                yield read_stream(file, argument, stager)
             else:
                 yield TarFiles(file, argument)
 
@@ -70,11 +43,7 @@ def open_input(argument: str, stager: Stager) -> Iterator[Files]:
 def _standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
         raise InvalidArchive("standard input", f"is a terminal; {EXPECTED}: docker save IMAGE | preloader build - ...")
-    return _buffered(open(0, "rb", buffering=0, closefd=False))
-
-
-def _buffered(stream: object) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(FullReads(cast(BinaryIO, stream)), 1 << 16))
+    return buffered(open(0, "rb", buffering=0, closefd=False))
 
 
 def _is_program(path: Path) -> bool:
@@ -90,205 +59,3 @@ def _check_executable(path: Path) -> bool:
     if not os.access(path, os.X_OK):
         raise InvalidArchive(path, f"is a program without permission to execute it; chmod +x it, or {EXPECTED}")
     return True
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        if stat.S_ISFIFO(path.stat().st_mode):
-            return _buffered(path.open("rb", buffering=0))
-        return cast(BinaryIO, path.open("rb"))
-    except OSError as err:
-        raise InvalidArchive(path, f"cannot be read: {err.strerror}") from err
-
-
-class TarFiles:
-    """The files of a tar file, read where they are needed; some writers put "./" before their names."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self.name = name
-        try:
-            self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is the caller's
-            # Reads every header: a truncated archive is found before anything is written.
-            self._members = {posixpath.normpath(member.name): member for member in self._tar.getmembers()}
-        except OSError as err:
-            raise InvalidArchive(name, f"cannot be read: {err.strerror or err}") from err
-        except tarfile.TarError as err:
-            raise InvalidArchive(name, f"not a sound tar file ({err}); {EXPECTED}") from err
-        self._links = {name: target for name, member in self._members.items() if (target := _link_target(name, member))}
-
-    def has(self, name: str) -> bool:
-        """See Files."""
-        return self._find(name) is not None
-
-    def read(self, name: str) -> bytes | None:
-        """See Files."""
-        member = self._find(name)
-        if member is None:
-            return None
-        check_document_size(self.name, name, member.size)
-        with self._open(member) as file:
-            return file.read()
-
-    def stage(self, name: str, stager: Stager) -> StagedLayer:
-        """See Files."""
-        member = self._find(name)
-        if member is None:
-            raise missing(self.name, name)
-        with self._open(member) as file:
-            return stager.stage(file, f"{self.name}: layer {member.name}")
-
-    def size(self, name: str) -> int:
-        """See Files."""
-        member = self._find(name)
-        return member.size if member else 0
-
-    def _find(self, name: str) -> tarfile.TarInfo | None:
-        member = self._members.get(_resolve(name, self._links))
-        return member if member and member.isreg() else None
-
-    def _open(self, member: tarfile.TarInfo) -> BinaryIO:
-        return cast(BinaryIO, self._tar.extractfile(member))
-
-
-class FolderFiles:
-    """The files of a folder, and no others, whatever a manifest calls them."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self._path = path
-
-    def has(self, name: str) -> bool:
-        """See Files."""
-        return self._find(name) is not None
-
-    def read(self, name: str) -> bytes | None:
-        """See Files."""
-        path = self._find(name)
-        if path is None:
-            return None
-        with _open(path) as file:
-            check_document_size(self.name, name, os.fstat(file.fileno()).st_size)
-            return file.read()
-
-    def stage(self, name: str, stager: Stager) -> StagedLayer:
-        """See Files."""
-        path = self._find(name)
-        if path is None:
-            raise missing(self.name, name)
-        with _open(path) as file:
-            return stager.stage(file, f"{self.name}: layer {name}")
-
-    def size(self, name: str) -> int:
-        """See Files."""
-        path = self._find(name)
-        return path.stat().st_size if path else 0
-
-    def _find(self, name: str) -> Path | None:
-        """A file below the folder; symlinks are followed, since build tools make layouts of them."""
-        path = self._path / name
-        try:
-            return path if not posixpath.normpath(name).startswith(("/", "..")) and path.is_file() else None
-        except OSError as err:
-            raise InvalidArchive(path, f"cannot be read: {err.strerror}") from err
-
-
-class StreamFiles:
-    """The files of a tar stream that was read to its end: small files are kept, layers are staged."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._documents: dict[str, bytes] = {}
-        self._layers: dict[str, StagedLayer | InvalidArchive] = {}
-        self._links: dict[str, str] = {}
-
-    def add(self, member: tarfile.TarInfo, file: io.BufferedReader | None, stager: Stager) -> None:
-        """Take a member; what is no layer after all is an error only if an image needs it."""
-        name = posixpath.normpath(member.name)
-        if file is None:
-            if target := _link_target(name, member):
-                self._links[name] = target
-        elif _is_document(file):
-            self._add_document(name, file, member.size)
-        else:
-            try:
-                self._layers[name] = stager.stage(cast(BinaryIO, file), f"{self.name}: layer {member.name}")
-            except InvalidArchive as err:
-                self._layers[name] = err
-
-    def has(self, name: str) -> bool:
-        """See Files."""
-        return _resolve(name, self._links) in self._documents | self._layers
-
-    def read(self, name: str) -> bytes | None:
-        """See Files."""
-        return self._documents.get(_resolve(name, self._links))
-
-    def stage(self, name: str, stager: Stager) -> StagedLayer:  # noqa: ARG002 - it was staged when it came
-        """See Files."""
-        layer = self._layers.get(_resolve(name, self._links))
-        if layer is None:
-            raise missing(self.name, name)
-        if isinstance(layer, InvalidArchive):
-            raise layer
-        return layer
-
-    def size(self, name: str) -> int:  # noqa: ARG002
-        """See Files."""
-        return 0
-
-    def _add_document(self, name: str, file: io.BufferedReader, size: int) -> None:
-        kept = sum(map(len, self._documents.values()))
-        if size <= MAX_DOCUMENT and kept + size <= _MAX_DOCUMENTS:
-            self._documents[name] = file.read()
-
-
-def _read_stream(stream: BinaryIO, name: str, stager: Stager) -> StreamFiles:
-    """Read a tar stream, compressed or not, to its end: whoever writes it shall not fail."""
-    files = StreamFiles(name)
-    with decompressed(stream, name) as content:
-        try:
-            with tarfile.open(fileobj=content, mode="r|") as tar:
-                for member in tar:
-                    files.add(
-                        member,
-                        cast(io.BufferedReader | None, tar.extractfile(member) if member.isreg() else None),
-                        stager,
-                    )
-        except tarfile.TarError as err:
-            raise InvalidArchive(name, f"not a sound tar file ({err}); {EXPECTED}") from err
-        while content.read(1 << 20):
-            pass
-    return files
-
-
-def _is_document(file: io.BufferedReader) -> bool:
-    """Whether a file may be JSON rather than a layer; a tar header has a zero byte, JSON has none."""
-    start = file.peek(512)[:512]
-    return start.lstrip()[:1] in (b"{", b"[") and b"\0" not in start
-
-
-def _link_target(name: str, member: tarfile.TarInfo) -> str | None:
-    """`docker save` before 25 makes a layer that it wrote already a symlink, tar a hard link."""
-    if not (member.issym() or member.islnk()):
-        return None
-    folder = posixpath.dirname(name) if member.issym() else ""
-    return posixpath.normpath(posixpath.join(folder, member.linkname))
-
-
-def _resolve(name: str, links: Mapping[str, str]) -> str:
-    visited: set[str] = set()
-    while name in links and name not in visited:
-        visited.add(name)
-        name = links[name]
-    return name
-
-
-def check_document_size(archive: str, name: str, size: int) -> None:
-    """Raises InvalidArchive when a file is too large for a manifest or configuration."""
-    if size > MAX_DOCUMENT:
-        raise InvalidArchive(archive, f"{name} has {size} bytes, at most {MAX_DOCUMENT} are read")
-
-
-def missing(archive: str, name: str) -> InvalidArchive:
-    """The error for a file that an image needs."""
-    return InvalidArchive(archive, f"{name} is missing, though an image needs it; save it again (is it complete?)")

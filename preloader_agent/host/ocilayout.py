@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidArchive, InvalidValue
 from preloader_agent.host.documents import Document
+from preloader_agent.host.files import Files, missing
 from preloader_agent.host.images import Image, make_image, read_document
-from preloader_agent.host.inputs import Files, missing
 from preloader_agent.host.platforms import find_best, host_platform, list_platforms
 from preloader_agent.store.digest import Digest, sha256_digest
 from preloader_agent.store.index import Platform

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from preloader_agent.errors import InvalidArchive, InvalidValue
+from preloader_agent.host.files import Files
 from preloader_agent.host.images import Image
-from preloader_agent.host.inputs import Files
 from preloader_agent.store.digest import ALGORITHM, ImageID
 from preloader_agent.store.index import Platform
 from preloader_agent.store.reference import Reference
