@@ -78,7 +78,8 @@ CONTENT = one(
         file("middle", bytes(65536) + b"x" + bytes(131072)),
         file("last", bytes(8192) + b"x"),
         file("first", b"x" + bytes(8192)),
-        file("alternating", (b"x" * 4096 + bytes(4096)) * 400),  # more extents than one block holds
+        # As many extents as an inode of ext4 holds, as many as a block of them, and one more.
+        *(file(f"alternating-{n}", (b"x" * 4096 + bytes(4096)) * n) for n in (4, 5, 340, 341)),
     ),
     symlink_targets=layer(*(symlink(f"s{n}", "t" * n) for n in (1, 59, 60, 61, 100, 101, 1023, 1024, 1025, 4095))),
     symlink_targets_gnu=layer(*(gnu(symlink(f"s{n}", "t" * n)) for n in (60, 100, 101, 1024, 4095))),
