@@ -38,32 +38,36 @@ def cli() -> None:
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index to take (default: the host's).")
 @click.option("--tag", "tags", metavar="NEW=OLD", multiple=True, help="Give the image OLD (a name or ID) a new name.")
 @click.option("--name", metavar="NAME", help="Name the one image that has no name.")
-@click.option("--compress", type=click.Choice(["zstd"]), help="Compress the disk, for storage and transfer.")
-@click.option("--force", is_flag=True, help="Write the disk even if it is there with the same content.")
+@click.option(
+    "--compress", "compression", type=click.Choice(["zstd"]), help="Compress the disk, for storage and transfer."
+)
+@click.option(
+    "--tls-verify/--no-tls-verify", "is_tls_verified", default=True, help="Whether registries must prove who they are."
+)
+@click.option("--force", "is_forced", is_flag=True, help="Write the disk even if it is there with the same content.")
 @_JSON
 def build(inputs: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -> None:
     """Write container images to a read-only disk.
 
     An INPUT is a docker-archive (docker save) or an OCI image layout, as a file, a folder, a program that writes it to
-    its standard output, or - for standard input; plain or compressed.
+    its standard output, or - for standard input; plain or compressed. Or it is docker://NAME for an image of a
+    registry, docker-daemon:NAME for one of Docker's.
 
     No root, daemon or VM is needed. An existing disk is replaced once the new one is complete.
     """
     options = _build_options(**chosen)
-    with _progress_bar(is_shown=not as_json and sys.stderr.isatty()) as progress:
-        built = build_disk(inputs, output, options, progress)
+    with _progress_bar(is_shown=not as_json and sys.stderr.isatty()) as (progress, say):
+        built = build_disk(inputs, output, options, progress, _say_nothing if as_json else say)
     if not built.is_new:
         click.echo(f"preloader: {output} holds these images already, nothing was written (--force does)", err=True)
     _print_index(built.index, output, as_json=as_json)
 
 
-def _build_options(
-    platform: str | None, tags: tuple[str, ...], name: str | None, compress: str | None, force: bool
-) -> BuildOptions:
+def _build_options(*, platform: str | None, tags: tuple[str, ...], name: str | None, **others: Any) -> BuildOptions:
     names = [parse_tag(tag) for tag in tags]
     if name is not None:
         names.append(NewName(parse_name(name), None))
-    return BuildOptions(parse_platform(platform) if platform else None, tuple(names), compress, force)
+    return BuildOptions(parse_platform(platform) if platform else None, tuple(names), **others)
 
 
 @cli.command()
@@ -97,8 +101,13 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _say_nothing(_line: str) -> None:
+    """Where programs read what is printed."""
+
+
 @contextmanager
-def _progress_bar(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+def _progress_bar(*, is_shown: bool) -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
+    """What shows the progress of a stage, and what prints a line beside it."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
         task = bar.add_task("reading images", total=None)
@@ -107,7 +116,7 @@ def _progress_bar(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]
             known = {"completed": done, "total": total} if total else {}
             bar.update(task, description=stage, **known)  # type: ignore[arg-type]  # rich names each of its options
 
-        yield show
+        yield show, lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_index(index: DiskIndex, disk: Path, *, as_json: bool) -> None:

@@ -36,6 +36,7 @@ from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.node import Extent
 from preloader_agent.host.run import find_tool, run
 from preloader_agent.host.selection import NewName, select_images
+from preloader_agent.host.skopeo import Skopeo
 from preloader_agent.host.staging import StagedLayer, Stager
 from preloader_agent.host.storetree import make_store
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
@@ -52,12 +53,16 @@ _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a user can choose; `platform` selects among the images of an OCI layout, by default the host's."""
+    """What a user can choose; `platform` selects among the images of an index, by default the host's.
+
+    Without `is_tls_verified`, a registry may have any certificate, or use plain HTTP.
+    """
 
     platform: Platform | None = None
     names: tuple[NewName, ...] = ()
     compression: str | None = None
     is_forced: bool = False
+    is_tls_verified: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,9 @@ def build_disk(
     output: Path,
     options: BuildOptions = BuildOptions(),
     progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Built:
-    """Write the images of some inputs to a qcow2 disk of format 1.
+    """Write the images of some inputs to a qcow2 disk of format 1; `say` is given the lines of what fetches images.
 
     An existing `output` is replaced at the very end. Raises InputError for what the inputs hold, ToolError for
     programs, and PreloaderError when the disk cannot be written.
@@ -86,7 +92,8 @@ def build_disk(
         folder = stack.enter_context(_staging(output))
         meter = _Meter(progress)
         stager = stack.enter_context(Stager(folder / "content", meter.advance))
-        opened = [stack.enter_context(open_input(argument, stager)) for argument in arguments]
+        skopeo = Skopeo(folder, say, options.is_tls_verified)
+        opened = [stack.enter_context(open_input(argument, stager, skopeo)) for argument in arguments]
         images = select_images([(files, read_images(files, options.platform)) for files in opened], options.names)
         digest = content_digest((image.image_id, image.references, image.repo_digests) for image in images)
         if not options.is_forced and (found := _index_of(output)) and found.content_digest == digest:

@@ -14,19 +14,35 @@ from preloader_agent.errors import InvalidArchive
 from preloader_agent.host.compression import is_compressed
 from preloader_agent.host.files import EXPECTED, Files, FolderFiles, TarFiles, buffered, open_file, read_stream
 from preloader_agent.host.run import stream_output
+from preloader_agent.host.skopeo import DAEMON, REGISTRY, DaemonFiles, RegistryFiles, Skopeo
 from preloader_agent.host.staging import Stager
 
 _PROGRAM = (b"#!", b"\x7fELF")
 
 
 @contextmanager
-def open_input(argument: str, stager: Stager) -> Iterator[Files]:
-    """Open what the user names: a file, a folder, a program, or "-". Raises InvalidArchive and CommandFailed."""
+def open_input(argument: str, stager: Stager, skopeo: Skopeo) -> Iterator[Files]:
+    """Open what the user names: "-", an image of a registry or a daemon, or what `_open_path` takes.
+
+    Raises InvalidArchive, InvalidValue, CommandFailed and ToolMissing.
+    """
+    if argument == "-":
+        yield read_stream(_standard_input(), "standard input", stager)
+    elif argument.startswith(REGISTRY):
+        yield RegistryFiles(argument, skopeo)
+    elif argument.startswith(DAEMON):
+        yield DaemonFiles(argument, skopeo)
+    else:
+        with _open_path(argument, stager) as files:
+            yield files
+
+
+@contextmanager
+def _open_path(argument: str, stager: Stager) -> Iterator[Files]:
+    """A folder, a program, a file or a FIFO."""
     path = Path(argument)
     with ExitStack() as stack:
-        if argument == "-":
-            yield read_stream(_standard_input(), "standard input", stager)
-        elif path.is_dir():
+        if path.is_dir():
             yield FolderFiles(path)
         elif _is_program(path):
             with stream_output([path.absolute()]) as output:  # whose failure must be known before a disk is there

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidArchive, InvalidValue
@@ -15,7 +16,7 @@ from preloader_agent.host.documents import Document
 from preloader_agent.host.files import Files, missing
 from preloader_agent.host.images import Image, make_image, read_document
 from preloader_agent.host.platforms import find_best, host_platform, list_platforms
-from preloader_agent.store.digest import Digest, sha256_digest
+from preloader_agent.store.digest import ALGORITHM, Digest, sha256_digest
 from preloader_agent.store.index import Platform
 from preloader_agent.store.reference import Reference
 
@@ -23,14 +24,10 @@ INDEX = "index.json"
 NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 _VERSION = "oci-layout"
-_INDEXES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-_MANIFESTS = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_INDEXES = (OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+_MANIFESTS = (OCI_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
 _CONFIGS = ("", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 _UNKNOWN = Platform("unknown", "unknown")
@@ -51,7 +48,7 @@ class Descriptor(NamedTuple):
     @property
     def file(self) -> str:
         """The file that holds the blob."""
-        return f"blobs/sha256/{self.digest.hex}"
+        return blob_file(self.digest)
 
 
 class _Candidate(NamedTuple):
@@ -61,6 +58,11 @@ class _Candidate(NamedTuple):
     manifest: Descriptor
     platform: Platform
     image: Image | None
+
+
+def blob_file(digest: str) -> str:
+    """The file that holds a blob."""
+    return f"blobs/sha256/{digest.removeprefix(ALGORITHM)}"
 
 
 def read_oci_layout(files: Files, content: bytes, platform: Platform | None) -> list[Image]:
@@ -153,9 +155,10 @@ def _read_image(files: Files, entry: Descriptor, manifest: Descriptor) -> Image 
     content = read_blob(files, config)
     for layer in layers:
         _check_layer(files, layer)
-    references = [entry.reference] if entry.reference else []
-    repo_digests = [Reference(f"{reference.name}@{entry.digest}") for reference in references]
-    return make_image(files, config.file, content, [layer.file for layer in layers], references, repo_digests)
+    names = [entry.reference] if entry.reference else []
+    tagged = [name for name in names if "@" not in name]
+    repo_digests = [Reference(f"{name.name}@{entry.digest}") for name in names]
+    return make_image(files, config.file, content, [layer.file for layer in layers], tagged, repo_digests)
 
 
 def _is_layer(layer: Descriptor) -> bool:
@@ -202,8 +205,8 @@ def parse_descriptor(document: Document) -> Descriptor:
 
 
 def _reference(label: str) -> Reference | None:
-    """The name and tag that a label is; a mere tag, or what only containerd takes for a name, names nothing."""
-    try:
-        return Reference(label.partition("@")[0])
-    except InvalidValue:
-        return None
+    """The name that a label is, with its tag or else its digest; a mere tag is none."""
+    for text in (label.partition("@")[0], label):
+        with suppress(InvalidValue):
+            return Reference(text)
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -66,6 +66,31 @@ def run(  # noqa: PLR0913 - each is one property of a process
         output = (done.stderr + done.stdout).decode(errors="replace")
         raise CommandFailed(words, done.returncode, output[-OUTPUT_TAIL:])
     return str(done.stderr + done.stdout if with_stderr else done.stdout, errors="surrogateescape")
+
+
+def run_aloud(argv: Sequence[str | Path], say: Callable[[str], None]) -> None:
+    """Run a program to its end, and pass on each line of its standard output as it comes.
+
+    Raises CommandFailed with what it printed on standard error; if it succeeds, that is passed on as well.
+    """
+    words = [str(word) for word in argv]
+    with open(os.memfd_create("stderr"), "w+b") as errors:
+        with subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment()
+        ) as program:
+            assert program.stdout is not None
+            try:
+                for line in program.stdout:
+                    say(line.decode(errors="replace").rstrip())
+            except BaseException:
+                program.kill()
+                raise
+        errors.seek(0)
+        said = errors.read().decode(errors="replace")
+    if program.returncode != 0:
+        raise CommandFailed(words, program.returncode, said[-OUTPUT_TAIL:])
+    for warning in said.splitlines():
+        say(warning)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from preloader_agent.host.formats import read_images
 from preloader_agent.host.images import Image as Found
 from preloader_agent.host.inputs import open_input
 from preloader_agent.host.selection import parse_platform
+from preloader_agent.host.skopeo import Skopeo
 from preloader_agent.host.staging import Stager
 from tests.images import Image, app_image, archive, busybox_image, make_layer, write_docker_archive
 from tests.images.archive import Json, to_json
@@ -33,7 +34,10 @@ def small_image(text: str = "small", layers: int = 1) -> Image:
 
 def read(path: Path, platform: str = "") -> list[Found]:
     """The images of an input, with their layers staged and checked as a build does."""
-    with Stager(path.parent / "content", lambda _: None) as stager, open_input(str(path), stager) as files:
+    with (
+        Stager(path.parent / "content", lambda _: None) as stager,
+        open_input(str(path), stager, Skopeo(path.parent)) as files,
+    ):
         return read_images(files, parse_platform(platform) if platform else None)
 
 
@@ -92,7 +96,6 @@ def test_a_manifest_without_images_does_not(tmp_path: Path, manifest: bytes) -> 
         ({"name": "not a name", "ref_name": "app:1"}, "app:1"),
         ({"ref_name": "latest"}, None),
         ({"name": "docker.io/library/app"}, None),
-        ({"name": "import-2024-01-01@sha256:" + "0" * 64}, None),
         ({}, None),
     ],
 )
@@ -105,6 +108,13 @@ def test_names(tmp_path: Path, annotations: dict[str, str], expected: str | None
     else:
         assert found.references == (expected,)
         assert found.repo_digests == (f"{found.references[0].name}@{manifest['digest']}",)
+
+
+def test_a_digest_for_a_name(tmp_path: Path) -> None:
+    layout = OciLayout()
+    manifest = layout.image(small_image())
+    (found,) = read_layout(tmp_path, layout.add(manifest, name=f"docker.io/library/app@{manifest['digest']}"))
+    assert (found.references, found.repo_digests) == ((), (f"app@{manifest['digest']}",))
 
 
 def test_repo_digest_is_that_of_the_index_with_the_name(tmp_path: Path) -> None:
