@@ -1,4 +1,4 @@
-"""POSIX access ACLs, as setxattr(2) takes them: what the kernel makes of one when it is set and when chmod follows.
+"""POSIX ACLs, as setxattr(2) takes them: what the kernel makes of one when it is set or inherited, and chmod follows.
 
 The kernel keeps an ACL and the mode bits in step (fs/posix_acl.c, posix_acl_valid and posix_acl_chmod), and stores none
 that says no more than the mode bits.
@@ -41,3 +41,11 @@ def with_mode(value: bytes, mode: int) -> bytes | None:
     group = _MASK if _MASK in tags else _GROUP_OBJ
     changed = {_USER_OBJ: mode >> 6 & 7, group: mode >> 3 & 7, _OTHER: mode & 7}
     return _VERSION + b"".join(_ENTRY.pack(tag, changed.get(tag, old), number) for tag, old, number in parsed)
+
+
+def masked_mode(value: bytes, mode: int) -> int:
+    """The mode of what is made with a mode in a directory that has a valid default ACL."""
+    permissions: dict[int, int] = {tag: found for tag, found, _ in _ENTRY.iter_unpack(value[len(_VERSION) :])}
+    group = permissions.get(_MASK, permissions.get(_GROUP_OBJ, 0))
+    granted = permissions.get(_USER_OBJ, 0) << 6 | group << 3 | permissions.get(_OTHER, 0)
+    return mode & (granted | ~0o777)

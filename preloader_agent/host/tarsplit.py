@@ -44,12 +44,12 @@ class TarSplit:
     def add_file(self, name: bytes, size: int, crc: int | None) -> None:
         """A member; `crc` is the CRC-64 of its data (crc64/go-iso), None for a member that has none."""
         try:
-            text = f'"name":{_encode(name.decode())}'
+            text = f',"name":{_encode(name.decode())}' if name else ""
         except UnicodeDecodeError:
-            text = f'"name_raw":"{b64encode(name).decode()}"'
+            text = f',"name_raw":"{b64encode(name).decode()}"'
         count = f',"size":{size}' if size else ""
         payload = "null" if crc is None else f'"{b64encode(crc.to_bytes(8, "big")).decode()}"'
-        self._add(f'{{"type":1,{text}{count},"payload":{payload}')
+        self._add(f'{{"type":1{text}{count},"payload":{payload}')
 
     def finish(self) -> bytes:
         """The bytes of tar-split.json.gz."""

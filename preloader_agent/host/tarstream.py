@@ -67,11 +67,12 @@ class LayerTar:
         self._raw = bytearray()
         self._unread = 0
         self._padding = 0
+        self._header_data = 0  # bytes of a global header, whose padding tar-split counts to what follows
 
     def __iter__(self) -> Iterator[Member]:
         while (member := self._next_member()) is not None:
             self._unread = member.size
-            self._padding = -member.size % BLOCK
+            self._padding = -(member.size or self._header_data) % BLOCK
             yield member
 
     def data(self) -> Iterator[bytes]:
@@ -108,6 +109,7 @@ class LayerTar:
 
     def _next_member(self) -> Member | None:
         self._read_raw(self._padding)  # it may be missing at the end
+        self._header_data = 0
         pax: dict[bytes, bytes] = {}
         long_name = long_link = b""
         while True:
@@ -144,17 +146,16 @@ class LayerTar:
             raise self._invalid("a tar header has a wrong checksum; the archive is damaged")
         return block
 
-    def _read_special(self, block: bytes) -> bytes:
+    def _read_special(self, block: bytes, *, is_padded: bool = True) -> bytes:
         size = self._header_number(block[124:136])
         if not 0 <= size <= MAX_SPECIAL:
             raise self._invalid(
                 f"a tar header of type {block[156:157]!r} has {size} bytes, at most {MAX_SPECIAL} are read"
             )
         content = self._read_raw(size)
-        padding = -size % BLOCK
         if len(content) < size:
             raise self._invalid("it ends within a header; the archive is truncated")
-        self._read_raw(padding)  # it may be missing at the end
+        self._read_raw(-size % BLOCK if is_padded else 0)  # it may be missing at the end
         return content
 
     def _parse_pax(self, content: bytes) -> dict[bytes, bytes]:
@@ -182,8 +183,8 @@ class LayerTar:
             )
         size = self._number(block[124:136], pax, b"size")
         if kind == GLOBAL_HEADER:
-            self._parse_pax(self._read_special(block))
-            size, name = 0, name or b"pax_global_header"
+            records = self._parse_pax(self._read_special(block, is_padded=False))
+            size, name, self._header_data = 0, records.get(b"path") or name, size
         for key in (b"atime", b"ctime"):
             self._time(b"0", pax, key)
         return Member(

@@ -26,7 +26,7 @@ IMPLIED_MTIME_NS = 0
 _MAX_NAME, _MAX_TARGET = 255, 4095  # bytes; the kernel's limits, so dockerd's as well
 _MAX_PATH = 4095 - len("/var/lib/docker/overlay2/") - 64 - len("/diff/")  # dockerd walks its store by such paths
 _MAX_MAJOR, _MAX_MINOR = 0xFFF, 0xFFFFF  # what the kernel keeps of a device's numbers
-_SETGID = 0o2000
+_SETUID, _SETGID, _GROUP_EXECUTE = 0o4000, 0o2000, 0o010
 _TYPES = frozenset((REG, LNK, SYM, CHR, BLK, DIR, FIFO))
 _CAPABILITY_SIZES = {b"\x02": 20, b"\x03": 24}  # bytes, by the version in the last byte of the first number
 _MAX_SYMLINKS = 40  # followed in one path; the kernel's MAXSYMLINKS
@@ -132,8 +132,12 @@ class LayerTree:
         parent = self._find_parent(folder, member)
         if parent.children is None or name in parent.children:
             raise self._invalid(member, f"is below {show_name(path)}, which is not a directory")
-        parent.children[name] = make_directory(0o755 | parent.mode & _SETGID)
-        return parent.children[name]
+        made = make_directory(0o755 | parent.mode & _SETGID)
+        _inherit(parent, made, made.mode)
+        if made.mode & 0o777 != 0o755:
+            _chmod(made, 0o755)
+        parent.children[name] = made
+        return made
 
     def _follow(self, path: bytes, *, follow_last: bool = True) -> Node | None:
         """What stands at a path, if anything; symlinks are followed as in a chroot."""
@@ -160,7 +164,9 @@ class LayerTree:
     def _add_whiteout(self, parent: Node, name: bytes, member: Member) -> None:
         if name in (b"", b".", b"..") or name in _children(parent):
             raise self._invalid(member, "removes what the same layer adds, which dockerd refuses, too")
-        _children(parent)[name] = Node(CHR, 0, _owner(0, member.uid), _owner(0, member.gid))
+        node = Node(CHR, 0, _owner(0, member.uid), _owner(0, member.gid))
+        _inherit(parent, node, 0)
+        _children(parent)[name] = node
 
     def _add_node(self, parent: Node, name: bytes, path: bytes, member: Member) -> Node | None:
         children = _children(parent)
@@ -168,12 +174,12 @@ class LayerTree:
             self._times.append((member.name, path, member.mtime_ns))
         node = children.get(name)  # a directory that is described anew
         if node is None:
-            node = self._link_target(member) if member.type == LNK else self._new_node(member)
+            node = self._link_target(member) if member.type == LNK else self._new_node(parent, member)
         children[name] = node
         self._describe(node, member)
         return node if member.type == REG else None
 
-    def _new_node(self, member: Member) -> Node:
+    def _new_node(self, parent: Node, member: Member) -> Node:
         if member.type not in _TYPES:
             raise self._invalid(member, f"has tar type {member.type!r}, which dockerd refuses, too")
         if member.type == SYM and not 0 < len(member.linkname) <= _MAX_TARGET:
@@ -182,7 +188,9 @@ class LayerTree:
         children: dict[bytes, Node] | None = {} if member.type == DIR else None
         major, minor = member.device
         device = (major & _MAX_MAJOR, minor & _MAX_MINOR)
-        return Node(member.type, target=target, device=device, size=member.size, children=children)
+        node = Node(member.type, target=target, device=device, size=member.size, children=children)
+        _inherit(parent, node, member.mode)
+        return node
 
     def _link_target(self, member: Member) -> Node:
         node = self._follow(posixpath.normpath(b"/" + member.linkname), follow_last=False)
@@ -201,37 +209,35 @@ class LayerTree:
             node.xattrs = {name: value for name, value in node.xattrs.items() if name != CAPABILITY}
         if member.xattrs:
             self._set_xattrs(node, member)
-        if node.type == SYM:
-            node.mode = 0o777
-            node.mtime_ns = node.mtime_ns if member.type == LNK else _checked_time(node, member.mtime_ns)
+        # dockerd looks for a hard link's target by the name as it stands there, and passes over what it does not find.
+        if member.type == LNK and (node.type == SYM or self._follow(member.linkname, follow_last=False) is None):
+            node.mode &= ~_SETUID & ~(_SETGID if node.mode & _GROUP_EXECUTE else 0)  # so does chown(2)
             return
-        node.mode = member.mode
+        _chmod(node, 0o777 if node.type == SYM else member.mode)
         node.mtime_ns = _checked_time(node, member.mtime_ns)
-        if acl.ACCESS in node.xattrs:
-            changed = acl.with_mode(node.xattrs[acl.ACCESS], node.mode)
-            others = {name: value for name, value in node.xattrs.items() if name != acl.ACCESS}
-            node.xattrs = others if changed is None else {**others, acl.ACCESS: changed}
 
     def _set_xattrs(self, node: Node, member: Member) -> None:
         found = dict(node.xattrs)
         for name, value in member.xattrs.items():
             if value and _can_have(node, name, value):  # Go takes a record without a value as none
-                self._check_xattr(name, value, member)
+                self._check_xattr(node, name, value, member)
                 found[name] = value
         if not can_hold(found):
             raise self._invalid(member, f"has {sum(map(len, found.values()))} bytes of xattrs; ext4 holds about 4000")
         node.xattrs = found
 
-    def _check_xattr(self, name: bytes, value: bytes, member: Member) -> None:
+    def _check_xattr(self, node: Node, name: bytes, value: bytes, member: Member) -> None:
         """What the kernel refuses, so dockerd as well."""
-        if len(name) > _MAX_NAME:
-            raise self._invalid(member, f"has an xattr with a name of {len(name)} bytes, at most {_MAX_NAME} are known")
+        if not 0 < len(name) <= _MAX_NAME:
+            raise self._invalid(member, f"has an xattr with a name of {len(name)} bytes, expected 1 to {_MAX_NAME}")
         if name == CAPABILITY and _CAPABILITY_SIZES.get(value[:4][3:]) != len(value):
             raise self._invalid(member, f"has {show_name(name)} of {len(value)} bytes that say no capabilities")
-        if name == acl.ACCESS and not acl.is_valid(value):
+        if name.endswith(b"."):
+            raise self._invalid(member, f"has an xattr {show_name(name)}, which is no name")
+        if name in (acl.ACCESS, acl.DEFAULT) and not acl.is_valid(value):
             raise self._invalid(member, f"has {show_name(name)} that is no valid ACL")
-        if name == acl.DEFAULT:
-            raise self._invalid(member, "has a default ACL, which is not supported; remove it in the image's build")
+        if name == acl.DEFAULT and node.type != DIR:
+            raise self._invalid(member, "has a default ACL, but is not a directory")
 
     def _remove(self, children: dict[bytes, Node], name: bytes) -> None:
         """What RemoveAll does."""
@@ -268,4 +274,28 @@ def _can_have(node: Node, name: bytes, value: bytes) -> bool:
         return node.type in (REG, DIR)
     if name in (acl.ACCESS, acl.DEFAULT):
         return node.type != SYM and acl.is_known_version(value)
-    return name.startswith((b"trusted.", b"security."))
+    return not name or name.startswith((b"trusted.", b"security."))
+
+
+def _inherit(parent: Node, node: Node, mode: int) -> None:
+    """What a new inode gets of its directory's default ACL, when it is made with a mode."""
+    default = parent.xattrs.get(acl.DEFAULT)
+    if default is None or node.type == SYM:
+        return
+    if node.type == DIR:
+        node.xattrs = {acl.DEFAULT: default}
+    node.mode = acl.masked_mode(default, mode)
+    _set_access(node, default)
+
+
+def _chmod(node: Node, mode: int) -> None:
+    node.mode = mode
+    if acl.ACCESS in node.xattrs:
+        _set_access(node, node.xattrs[acl.ACCESS])
+
+
+def _set_access(node: Node, access: bytes) -> None:
+    """Keep an access ACL in step with the mode."""
+    changed = acl.with_mode(access, node.mode)
+    others = {name: value for name, value in node.xattrs.items() if name != acl.ACCESS}
+    node.xattrs = others if changed is None else {**others, acl.ACCESS: changed}
