@@ -131,7 +131,8 @@ class LayerTree:
         folder, name = posixpath.split(path)
         parent = self._find_parent(folder, member)
         if parent.children is None or name in parent.children:
-            raise self._invalid(member, f"is below {show_name(path)}, which is not a directory")
+            wrong = folder if parent.children is None else path
+            raise self._invalid(member, f"is below {show_name(wrong)}, which is not a directory")
         made = make_directory(0o755 | parent.mode & _SETGID)
         _inherit(parent, made, made.mode)
         if made.mode & 0o777 != 0o755:
