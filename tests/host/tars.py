@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 
+from preloader_agent.host.ext4.layout import BLOCK_SIZE
+from preloader_agent.host.node import Extent, Node
 from preloader_agent.host.tarstream import LayerTar, Member
-from preloader_agent.host.tree import LayerTree, Node
+from preloader_agent.host.tree import LayerTree
 from tests.images.layer import Layer
 
 END = bytes(1024)
@@ -88,15 +89,22 @@ def read_member(content: bytes) -> Member:
     return member
 
 
-def read_tree(layers: Iterable[bytes] | Layer) -> tuple[dict[bytes, Node], list[bytes]]:
-    """The nodes of a layer by path, as they end up, and its opaque directories."""
-    content = layers.content if isinstance(layers, Layer) else b"".join(layers) + END
-    assert isinstance(content, bytes)
+def read_tree(content: bytes | Layer) -> LayerTree:
+    """The tree of a layer; the content of the file of its n-th member is an extent at block n, of as many blocks."""
+    found = content.content if isinstance(content, Layer) else content
+    assert isinstance(found, bytes)
     tree = LayerTree("layer")
+    for number, (member, data) in enumerate(read_members(found)):
+        node = tree.add(member)
+        if node is not None and data:
+            node.extents = (Extent(0, number, -(-len(data) // BLOCK_SIZE)),)
+    tree.finish()
+    return tree
+
+
+def nodes_below(root: Node) -> dict[bytes, Node]:
+    """The nodes of a tree by path, without its root."""
     nodes: dict[bytes, Node] = {}
-    tar = LayerTar(io.BytesIO(content), "layer")
-    for member in tar:
-        nodes |= {node.path: node for node in tree.add(member)}
-        b"".join(tar.data())
-    nodes |= {node.path: node for node in tree.whiteouts()}
-    return nodes, tree.opaque
+    for name, node in (root.children or {}).items():
+        nodes |= {name: node, **{name + b"/" + path: below for path, below in nodes_below(node).items()}}
+    return nodes
