@@ -184,7 +184,7 @@ class LayerTar:
         size = self._number(block[124:136], pax, b"size")
         if kind == GLOBAL_HEADER:
             records = self._parse_pax(self._read_special(block, is_padded=False))
-            size, name, self._header_data = 0, records.get(b"path") or name, size
+            size, name, self._header_data = 0, records.get(b"path") or self._header_name(block), size
         for key in (b"atime", b"ctime"):
             self._time(b"0", pax, key)
         return Member(

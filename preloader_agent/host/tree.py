@@ -26,6 +26,8 @@ IMPLIED_MTIME_NS = 0
 _MAX_NAME, _MAX_TARGET = 255, 4095  # bytes; the kernel's limits, so dockerd's as well
 _MAX_PATH = 4095 - len("/var/lib/docker/overlay2/") - 64 - len("/diff/")  # dockerd walks its store by such paths
 _MAX_MAJOR, _MAX_MINOR = 0xFFF, 0xFFFFF  # what the kernel keeps of a device's numbers
+_GO_ZERO_TIME = -62135596800 * 10**9  # the year 1, with which dockerd means "leave it", in vain
+_UTIME_OMIT = (1 << 30) - 2
 _SETUID, _SETGID, _GROUP_EXECUTE = 0o4000, 0o2000, 0o010
 _TYPES = frozenset((REG, LNK, SYM, CHR, BLK, DIR, FIFO))
 _CAPABILITY_SIZES = {b"\x02": 20, b"\x03": 24}  # bytes, by the version in the last byte of the first number
@@ -265,6 +267,8 @@ def _checked_time(node: Node, mtime_ns: int) -> int:
     """dockerd gives what is not in 1970-2262 the time 0, but for symlinks, where it overflows into what ext4 takes."""
     if node.type != SYM:
         return mtime_ns if 0 <= mtime_ns < 1 << 63 else 0
+    if mtime_ns == _GO_ZERO_TIME:
+        return _UTIME_OMIT
     overflown = (mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
     return max(overflown, -(1 << 31) * 10**9)
 
