@@ -82,23 +82,30 @@ def make_store(
     blocks: BlockFile, index: DiskIndex, configs: Mapping[ImageID, bytes], staged: Sequence[StagedLayer]
 ) -> Node:
     """The tree of a disk, with each layer of the index as it was staged; the content of its files goes to `blocks`."""
+    root = make_directories(index)
     layers = list(zip(index.layers, staged, strict=True))
-    root = make_directory()
-    for path, mode in STORE_DIRECTORIES:
-        _put(root, path, make_directory(mode))
     for record, layer in layers:
-        _put(root, DISK.layer(record.cache_id), make_directory(LAYER_DIRECTORY_MODE))
-        _put(root, DISK.diff(record.cache_id), layer.root)
-        _put(root, DISK.link(record.link), Node(SYM, 0o777, target=link_target(record.cache_id).encode()))
-        _put(root, DISK.layer_record(record.chain_id), make_directory(LAYERDB_DIRECTORY_MODE))
+        put(root, DISK.diff(record.cache_id), layer.root)
     files = [StoreFile(DISK.tar_split(record.chain_id), layer.tar_split) for record, layer in layers]
     files += [StoreFile(DISK.image_config(image), config, PRIVATE_FILE_MODE) for image, config in configs.items()]
     for path, content, mode in (*files, *store_files(index)):
-        _put(root, path, Node(REG, mode, size=len(content), extents=blocks.append([content])))
+        put(root, path, Node(REG, mode, size=len(content), extents=blocks.append([content])))
     return root
 
 
-def _put(root: Node, path: str, node: Node) -> None:
+def make_directories(index: DiskIndex) -> Node:
+    """What is neither a file nor in a layer's tree: directories and short links."""
+    root = make_directory()
+    for path, mode in STORE_DIRECTORIES:
+        put(root, path, make_directory(mode))
+    for record in index.layers:
+        put(root, DISK.layer(record.cache_id), make_directory(LAYER_DIRECTORY_MODE))
+        put(root, DISK.link(record.link), Node(SYM, 0o777, target=link_target(record.cache_id).encode()))
+        put(root, DISK.layer_record(record.chain_id), make_directory(LAYERDB_DIRECTORY_MODE))
+    return root
+
+
+def put(root: Node, path: str, node: Node) -> None:
     """Set what stands at a path; its parent is there."""
     folder, name = posixpath.split(path.lstrip("/"))
     directory = root

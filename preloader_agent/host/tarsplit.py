@@ -6,11 +6,14 @@ tar/asm/disassemble.go): gzip of one JSON object a line, segments of raw bytes b
 
 from __future__ import annotations
 
+import json
 import zlib
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from json.encoder import encode_basestring
 from types import TracebackType
+from typing import Any, NamedTuple
 
 from fastcrc import crc64
 
@@ -18,6 +21,17 @@ _GZIP = zlib.MAX_WBITS | 16
 _BATCH = 256  # records that are compressed at once
 # What Go's encoder escapes beside what JSON must.
 _GO_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_MAX_FILE = 1 << 44  # bytes that a file of ext4 can have
+_MAX_LINE = 16 << 20  # bytes; a member's headers have some kB
+_PIECE = 1 << 20
+
+
+class FileRecord(NamedTuple):
+    """A member of a layer; `crc` is the CRC-64 of its data (crc64/go-iso), None for a member that has none."""
+
+    name: bytes
+    size: int
+    crc: int | None
 
 
 class TarSplit:
@@ -80,3 +94,52 @@ def _encode(text: str) -> str:
 def crc64_of(chunk: bytes, crc: int = 0) -> int:
     """The CRC-64 of some data, going on from the CRC of what came before it (0 at the start)."""
     return crc64.go_iso(chunk, crc)
+
+
+def read_tar_split(pieces: Iterable[bytes]) -> Iterator[bytes | FileRecord]:
+    """The segments and members that a tar-split.json.gz records, in order. Raises ValueError when it is damaged."""
+    for line in _lines(pieces):
+        try:
+            yield _parse_record(json.loads(line))
+        except (KeyError, TypeError, AttributeError, RecursionError) as err:
+            raise ValueError("a line is no record of tar-split") from err
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a gzip stream; memory is bounded, whatever it holds."""
+    rest = b""
+    for content in _decompress(pieces):
+        *lines, rest = (rest + content).split(b"\n")
+        if len(rest) > _MAX_LINE:
+            raise ValueError(f"a line has more than {_MAX_LINE} bytes")
+        yield from lines
+    if rest:
+        raise ValueError("its last line has no end")
+
+
+def _decompress(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    gzip = zlib.decompressobj(wbits=_GZIP)
+    try:
+        for piece in pieces:
+            left = piece
+            while left and not gzip.unused_data:
+                yield gzip.decompress(left, _PIECE)
+                left = gzip.unconsumed_tail
+        yield gzip.flush()
+    except zlib.error as err:
+        raise ValueError(f"its gzip stream is damaged: {err}") from err
+    if not gzip.eof or gzip.unused_data:
+        raise ValueError("its gzip stream has no end" if not gzip.eof else "something stands behind its gzip stream")
+
+
+def _parse_record(record: dict[str, Any]) -> bytes | FileRecord:
+    if record["type"] == 2:
+        return b64decode(record["payload"], validate=True)
+    if record["type"] != 1:
+        raise ValueError(f"a record has the unknown type {record['type']!r:.20}")
+    name = record["name"].encode() if "name" in record else b64decode(record.get("name_raw", ""), validate=True)
+    size, payload = record.get("size", 0), record["payload"]
+    crc = None if payload is None else int.from_bytes(b64decode(payload, validate=True), "big")
+    if not isinstance(size, int) or not 0 <= size < _MAX_FILE:
+        raise ValueError(f"a member has {size!r:.40} bytes")
+    return FileRecord(name, size, crc)

@@ -76,6 +76,10 @@ class LayerTree:
             return None
         return self._add_node(parent, name, path, member)
 
+    def find(self, name: bytes) -> Node | None:
+        """What a member's name leads to by now."""
+        return self._follow(posixpath.normpath(b"/" + name))
+
     def finish(self) -> None:
         """Set the times of directories, which dockerd does last, by path: it may lead elsewhere by then."""
         for name, path, mtime_ns in self._times:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.host.disk import BuildOptions, build_disk
-from preloader_agent.host.ext4.reader import Ext4, RawImage
+from preloader_agent.host.diskimage import RawImage
+from preloader_agent.host.ext4.reader import Ext4
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from preloader_agent.store.digest import CacheID, ChainID, Link, chain_ids, sha256_digest

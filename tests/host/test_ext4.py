@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import InvalidDisk
-from preloader_agent.host.ext4.reader import Ext4, RawImage, open_image
+from preloader_agent.host.diskimage import RawImage, open_image
+from preloader_agent.host.ext4.reader import Ext4
 from preloader_agent.host.run import find_tool, run
 
 LIMIT = 1 << 24

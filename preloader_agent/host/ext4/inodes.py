@@ -16,6 +16,7 @@ from preloader_agent.host.ext4.layout import (
     FLAG_EXTENTS,
     FLAG_INDEX,
     INLINE_EXTENTS,
+    INODE,
     INODE_SIZE,
     MAX_EXTENT,
     MAX_LINKS,
@@ -31,9 +32,6 @@ _RESERVED = 10  # inodes; the first of ours is the eleventh
 _TYPE_BITS = {REG: 0o100000, DIR: 0o040000, SYM: 0o120000, CHR: 0o020000, BLK: 0o060000, FIFO: 0o010000}
 _INLINE_TARGET = 60  # a shorter symlink target stands in the inode
 _EXTRA_SIZE = 32  # bytes of an inode's fields behind the first 128
-# Mode, uid, size, access, change and modification time; gid, links, sectors, flags; i_block; xattrs, size; the high
-# halves of sectors, xattrs, uid and gid; then, behind the first 128 bytes, their number and the rest of the times.
-_INODE = struct.Struct("<HHIIII4xHHII4x60s4xII4xHHHH4xH2xIII16x")
 _SECTORS_PER_BLOCK = BLOCK_SIZE // 512
 
 
@@ -158,7 +156,7 @@ def _pack_fields(node: Node, links: int, sectors: int, flags: int, block: bytes,
     seconds, nanoseconds = divmod(node.mtime_ns, 10**9)
     # ext4 keeps seconds in 32 signed bits, and two more bits of them beside the nanoseconds.
     time, extra = seconds & 0xFFFFFFFF, nanoseconds << 2 | (seconds + (1 << 31)) >> 32 & 3
-    return _INODE.pack(
+    return INODE.pack(
         _TYPE_BITS[node.type] | node.mode,
         node.uid & 0xFFFF,
         size & 0xFFFFFFFF,

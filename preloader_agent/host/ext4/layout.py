@@ -22,6 +22,10 @@ XATTR_MAGIC = 0xEA020000
 MAX_LINKS = 65000
 HALF_MD4 = 1  # how names in indexed directories are hashed
 
+# An inode: mode, uid, size, access, change and modification time; gid, links, sectors, flags; i_block; xattrs, size;
+# the high halves of sectors, xattrs, uid and gid; then, behind the first 128 bytes, their number and the other times.
+INODE = struct.Struct("<HHIIII4xHHII4x60s4xII4xHHHH4xH2xIII16x")
+
 FLAG_INDEX, FLAG_EXTENTS = 0x1000, 0x80000
 
 COMPAT = {"ext_attr": 0x8, "dir_index": 0x20, "sparse_super2": 0x200}

@@ -17,6 +17,8 @@ _PREFIXES = (
     (b"trusted.", 4),
     (b"security.", 6),
 )
+_PREFIX_OF = {number: prefix for prefix, number in _PREFIXES}
+_MAGIC = struct.pack("<I", XATTR_MAGIC)
 _ENTRY = struct.Struct("<BBHIII")  # length and prefix of the name; place, inode, size of the value; hash
 _ACL_ENTRY, _ACL_USER, _ACL_GROUP = struct.Struct("<HHI"), 0x02, 0x08
 
@@ -47,6 +49,38 @@ def pack_block(xattrs: Mapping[bytes, bytes], block: int, seed: int) -> bytes:
     content = bytearray(struct.pack("<IIIII12x", XATTR_MAGIC, 1, 1, _block_hash(body), 0) + body)
     struct.pack_into("<I", content, 16, crc32c(content, crc32c(struct.pack("<Q", block), seed)))
     return bytes(content)
+
+
+def unpack_inline(behind: bytes) -> dict[bytes, bytes]:
+    """The attributes behind an inode's fields, ACLs as ext4 stores them. Raises ValueError when they are damaged."""
+    return _unpack(behind[4:], 0) if behind.startswith(_MAGIC) else {}
+
+
+def unpack_block(content: bytes) -> dict[bytes, bytes]:
+    """The same for the block."""
+    if not content.startswith(_MAGIC):
+        raise ValueError("not a block of extended attributes")
+    return _unpack(content, _HEADER)
+
+
+def stored_value(name: bytes, value: bytes) -> bytes:
+    """What ext4 stores of a value."""
+    return _split(name, value)[2]
+
+
+def _unpack(content: bytes, position: int) -> dict[bytes, bytes]:
+    found = {}
+    while content[position : position + 4] != bytes(4):
+        if position + _ENTRY.size > len(content):
+            raise ValueError("no end of the extended attributes")
+        length, prefix, place, inode, size, _ = _ENTRY.unpack_from(content, position)
+        rest = content[position + _ENTRY.size :][:length]
+        value = content[place : place + size]
+        if inode or len(rest) < length or len(value) < size:
+            raise ValueError("an extended attribute that is elsewhere")
+        found[_PREFIX_OF.get(prefix, b"%d." % prefix) + rest] = value
+        position += _ENTRY.size + _padded(length)
+    return found
 
 
 def _size(xattrs: Mapping[bytes, bytes]) -> int:
