@@ -54,8 +54,8 @@ def decompressed(stream: BinaryIO, name: str) -> Iterator[BinaryIO]:
         yield stream
         return
     try:
-        with io.BufferedReader(cast(io.RawIOBase, opener(stream)), 1 << 18) as content:
-            yield cast(BinaryIO, content)
+        # Not closed here: that would wait for a thread that reads it.
+        yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, opener(stream)), 1 << 18))
     except (*_DAMAGED, OSError) as err:
         if isinstance(err, OSError) and err.errno:  # gzip and bz2 raise it without a number
             raise

@@ -12,7 +12,8 @@ import os
 import posixpath
 import stat
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -203,18 +204,20 @@ def read_stream(stream: BinaryIO, name: str, stager: Stager) -> StreamFiles:
     return files
 
 
-def open_file(path: Path) -> BinaryIO:
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file or a FIFO for `peek` and `read`. Raises InvalidArchive."""
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):
-            return buffered(path.open("rb", buffering=0))
-        return cast(BinaryIO, path.open("rb"))
+        is_pipe = stat.S_ISFIFO(path.stat().st_mode)
+        file = path.open("rb", buffering=0 if is_pipe else -1)
     except OSError as err:
         raise InvalidArchive(path, f"cannot be read: {err.strerror}") from err
+    with file:
+        yield buffered(file) if is_pipe else file
 
 
 def buffered(stream: object) -> BinaryIO:
-    """A pipe for `peek` and `read`."""
+    """A pipe for `peek` and `read`. It is not to be closed: that would wait for a thread that reads it."""
     return cast(BinaryIO, io.BufferedReader(FullReads(cast(BinaryIO, stream)), 1 << 16))
 
 

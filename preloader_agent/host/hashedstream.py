@@ -6,7 +6,6 @@ These take as long as the rest of the work, and free Python's lock: both cores w
 from __future__ import annotations
 
 import hashlib
-import time
 from queue import Queue
 from threading import Thread
 from types import TracebackType
@@ -17,7 +16,6 @@ from preloader_agent.store.digest import ALGORITHM, DiffID
 
 _PIECE = 1 << 20
 _AHEAD = 4  # pieces
-_CLOSE_BOUND = 1.0  # seconds; a pipe that nobody writes to is left to its thread
 
 
 class HashedStream:
@@ -40,8 +38,9 @@ class HashedStream:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._is_closing = True
-        deadline = time.monotonic() + _CLOSE_BOUND
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        # Whoever goes on after an error reads the same stream; who is interrupted leaves a pipe that stands still.
+        is_left = kind is not None and not issubclass(kind, Exception)
+        while self._thread.is_alive() and not is_left:
             while not self._pieces.empty():  # it may wait for room
                 self._pieces.get()
             self._thread.join(0.01)

@@ -101,7 +101,10 @@ def stream_output(argv: Sequence[str | Path]) -> Iterator[IO[bytes]]:
     """
     words = [str(word) for word in argv]
     try:
-        program = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment())
+        # Without a buffer, which could not be closed while a thread reads it.
+        program = subprocess.Popen(
+            words, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()
+        )
     except OSError as err:
         raise CommandFailed(words, 126, f"cannot be executed: {err.strerror}") from err
     with program:
