@@ -203,7 +203,8 @@ def _staging(output: Path) -> Iterator[Path]:
             try:
                 yield Path(folder)
             except CommandFailed as err:
-                if err.status == -signal.SIGXFSZ or shutil.disk_usage(folder).free < _FULL_BYTES:
+                is_limited = err.status == -signal.SIGXFSZ or os.strerror(errno.EFBIG) in err.output
+                if is_limited or shutil.disk_usage(folder).free < _FULL_BYTES:
                     raise NoSpace(output) from err
                 raise
     except OSError as err:
