@@ -65,8 +65,8 @@ def build(inputs: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -
 
 def _build_options(*, platform: str | None, tags: tuple[str, ...], name: str | None, **others: Any) -> BuildOptions:
     names = [parse_tag(tag) for tag in tags]
-    if name is not None:
-        names.append(NewName(parse_name(name), None))
+    if name is not None:  # first, as long as there is an image without one
+        names.insert(0, NewName(parse_name(name), None))
     return BuildOptions(parse_platform(platform) if platform else None, tuple(names), **others)
 
 
