@@ -315,8 +315,10 @@ def test_padding_that_is_missing_is_passed_on_as_it_is(text: bytes) -> None:
 
 
 def test_global_headers_are_called_what_they_say() -> None:
-    found = read_member(pax((b"path", b"name"), (b"comment", b"x"), kind=b"g"))
+    found = read_member(pax((b"path", b"other")) + pax((b"path", b"name"), (b"comment", b"x"), kind=b"g"))
     assert (found.name, found.type, found.size) == (b"name", b"g", 0)
+    before = pax((b"path", b"other")) + long_name(b"L", b"other")
+    assert read_member(before + pax((b"comment", b"x"), kind=b"g")).name == b"PaxHeaders/x"
 
 
 def test_padding_of_a_global_header_comes_after_it() -> None:
