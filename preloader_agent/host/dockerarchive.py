@@ -16,6 +16,7 @@ from preloader_agent.host.images import Image, make_image, parse_json, read_docu
 from preloader_agent.store.reference import Reference
 
 MANIFEST = "manifest.json"
+_MAX_NAME = 500  # characters; real ones have about 80
 _HEX_NAME = re.compile(r"(?:^|/|sha256:)([0-9a-f]{64})(?:\.json)?$")
 
 
@@ -59,6 +60,6 @@ def _reference(files: Files, tag: str) -> Reference:
 
 
 def _file_name(files: Files, name: object) -> str:
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
         raise InvalidArchive(files.name, f"manifest.json names a file {name!r:.60}; expected a path in the archive")
     return posixpath.normpath(name)
