@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Literal, Protocol, cast
 
 from preloader_agent.errors import InvalidArchive
 from preloader_agent.host.compression import FullReads, decompressed
@@ -50,9 +50,9 @@ class TarFiles:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.name = name
         try:
-            self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is the caller's
+            self._tar = _open_tar(file, "r:")
             # Reads every header: a truncated archive is found before anything is written.
-            self._members = {posixpath.normpath(member.name): member for member in self._tar.getmembers()}
+            self._members = {posixpath.normpath(member.name): member for member in _members(self._tar)}
         except OSError as err:
             raise InvalidArchive(name, f"cannot be read: {err.strerror or err}") from err
         except tarfile.TarError as err:
@@ -190,18 +190,39 @@ def read_stream(stream: BinaryIO, name: str, stager: Stager) -> StreamFiles:
     files = StreamFiles(name)
     with decompressed(stream, name) as content:
         try:
-            with tarfile.open(fileobj=content, mode="r|") as tar:
-                for member in tar:
-                    files.add(
-                        member,
-                        cast(io.BufferedReader | None, tar.extractfile(member) if member.isreg() else None),
-                        stager,
-                    )
+            tar = _open_tar(content, "r|")
+            for member in _members(tar):
+                file = tar.extractfile(member) if member.isreg() else None
+                files.add(member, cast(io.BufferedReader | None, file), stager)
         except tarfile.TarError as err:
             raise InvalidArchive(name, f"not a sound tar file ({err}); {EXPECTED}") from err
         while content.read(1 << 20):
             pass
     return files
+
+
+def _open_tar(file: BinaryIO, mode: Literal["r:", "r|"]) -> tarfile.TarFile:
+    with _as_tar_error():
+        return tarfile.open(fileobj=file, mode=mode)
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members as they come."""
+    while True:
+        with _as_tar_error():
+            member = tar.next()
+        if member is None:
+            return
+        yield member
+
+
+@contextmanager
+def _as_tar_error() -> Iterator[None]:
+    """For what tarfile stumbles over, such as an odd sparse map."""
+    try:
+        yield
+    except (ValueError, OverflowError, RecursionError) as err:
+        raise tarfile.HeaderError(str(err)) from err
 
 
 @contextmanager

@@ -392,6 +392,18 @@ def try_to_build(source: Path, output: Path, expected: bytes) -> str:
     return "the same" if disk == expected else "renamed"
 
 
+def test_odd_sparse_map(tmp_path: Path, output: Path) -> None:
+    """What Python's reader fails over in a way of its own."""
+    with tarfile.open(tmp_path / "odd", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("sparse")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        tar.addfile(info)
+    (tmp_path / "odd.gz").write_bytes(COMPRESSORS["gzip"]((tmp_path / "odd").read_bytes()))
+    for name in ("odd", "odd.gz"):
+        with pytest.raises(InvalidArchive, match=f"{name}: not a sound tar file"):
+            build_disk([tmp_path / name], output)
+
+
 def test_what_is_not_there(tmp_path: Path, output: Path) -> None:
     with pytest.raises(InvalidArchive, match="nothing: cannot be read: No such file or directory"):
         build_disk([tmp_path / "nothing"], output)
