@@ -15,10 +15,6 @@ from tests.host.tars import END, header, padded
 from tests.images import edge_image
 
 
-def lines_of(split: TarSplit) -> list[bytes]:
-    return gzip.decompress(split.finish()).splitlines()
-
-
 def test_crc_is_go_iso() -> None:
     """The value that dockerd recorded for a file with this content."""
     assert base64.b64encode(crc64_of(b"top3").to_bytes(8, "big")) == b"QG6sKFAAAAA="
@@ -27,26 +23,39 @@ def test_crc_is_go_iso() -> None:
 
 
 def test_entries_are_written_as_go_writes_them() -> None:
-    split = TarSplit()
-    split.add_segment(b"abc")
-    split.add_file(b"bin/", 0, None)
-    split.add_file(b"bin/top", 4, crc64_of(b"top3"))
-    split.add_file(b"buk/\xff", 0, None)
-    split.add_file('é <&>\u2028\u2029\t"\\'.encode(), 0, None)
-    assert lines_of(split) == [
+    with TarSplit() as split:
+        split.add_segment(b"abc")
+        split.add_file(b"bin/", 0, None)
+        split.add_file(b"bin/top", 4, crc64_of(b"top3"))
+        split.add_file(b"buk/\xff", 0, None)
+        split.add_file('é <&>\u2028\u2029\t"\\'.encode(), 0, None)
+        split.add_file(b"", 0, None)
+        content = split.finish()
+    assert gzip.decompress(content).splitlines() == [
         b'{"type":2,"payload":"YWJj","position":0}',
         b'{"type":1,"name":"bin/","payload":null,"position":1}',
         b'{"type":1,"name":"bin/top","size":4,"payload":"QG6sKFAAAAA=","position":2}',
         b'{"type":1,"name_raw":"YnVrL/8=","payload":null,"position":3}',
         '{"type":1,"name":"é \\u003c\\u0026\\u003e\\u2028\\u2029\\t\\"\\\\","payload":null,"position":4}'.encode(),
+        b'{"type":1,"payload":null,"position":5}',
     ]
+
+
+def test_many_entries_stay_in_order() -> None:
+    """They are compressed in batches, by a thread."""
+    with TarSplit() as split:
+        for number in range(10_000):
+            split.add_file(b"%d" % number, 0, None)
+        content = split.finish()
+    entries = [json.loads(line) for line in gzip.decompress(content).splitlines()]
+    assert [(entry["name"], entry["position"]) for entry in entries] == [(f"{n}", n) for n in range(10_000)]
 
 
 def test_same_entries_give_the_same_bytes() -> None:
     def content() -> bytes:
-        split = TarSplit()
-        split.add_segment(bytes(100_000))
-        return split.finish()
+        with TarSplit() as split:
+            split.add_segment(bytes(100_000))
+            return split.finish()
 
     assert content() == content()
     assert content()[:10] == bytes.fromhex("1f8b0800000000000003"), "no time and no name in the header"
@@ -54,17 +63,17 @@ def test_same_entries_give_the_same_bytes() -> None:
 
 def record(content: bytes) -> bytes:
     """What a layer's tar-split is, in the order in which a disk is written."""
-    split = TarSplit()
     tar = LayerTar(io.BytesIO(content), "layer")
-    for member in tar:
-        split.add_segment(member.raw)
-        crc = 0
-        for chunk in tar.data():
-            crc = crc64_of(chunk, crc)
-        split.add_file(member.name, member.size, crc if member.size else None)
-    for chunk in tar.tail():
-        split.add_segment(chunk)
-    return split.finish()
+    with TarSplit() as split:
+        for member in tar:
+            split.add_segment(member.raw)
+            crc = 0
+            for chunk in tar.data():
+                crc = crc64_of(chunk, crc)
+            split.add_file(member.name, member.size, crc if member.size else None)
+        for chunk in tar.tail():
+            split.add_segment(chunk)
+        return split.finish()
 
 
 def reassemble(tar_split: bytes, files: dict[bytes, bytes]) -> bytes:
