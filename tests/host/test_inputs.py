@@ -17,7 +17,7 @@ import pytest
 
 from preloader_agent.errors import CommandFailed, DigestMismatch, InvalidArchive, PreloaderError, ToolMissing
 from preloader_agent.host.disk import build_disk
-from preloader_agent.host.run import run
+from preloader_agent.host.run import run, start
 from tests import images
 from tests.images import Image, Layer, SymlinkTo, archive, make_layer, write_docker_archive, write_members
 from tests.images.archive import Member, to_json
@@ -447,6 +447,24 @@ def test_without_skopeo(output: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("PATH", str(qemu_img.parent))
     with pytest.raises(ToolMissing, match="skopeo is not installed: `apt install skopeo`"):
         build_disk([argument], output)
+
+
+@pytest.mark.parametrize("argument", ["docker://app:1", "docker-daemon:app:1"])
+def test_interrupted_while_skopeo_works(output: Path, tmp_path: Path, argument: str) -> None:
+    """It ends as well: its end of the pipe is closed, and what it fetched is removed."""
+    os.mkfifo(tmp_path / "alive")
+    (tmp_path / "bin").mkdir()
+    make_script(tmp_path / "bin" / "skopeo", f"exec 3>{tmp_path}/alive; echo begun >&3; exec sleep 1000")
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    with (tmp_path / "log").open("wb") as log:
+        process = start(["env", *settings, *COMMAND, "build", argument, "-o", output], log=log)
+        with (tmp_path / "alive").open() as alive:
+            assert alive.readline() == "begun\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 130
+            assert alive.read() == ""
+    assert (tmp_path / "log").read_text().lstrip("\n") == "preloader: interrupted; nothing was written\n"
 
 
 @pytest.mark.parametrize("argument", ["docker://", "docker://UPPER", "docker://app@sha256:12", "docker-daemon:a b"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,6 +170,20 @@ def test_two_inputs(registry: Registry, tmp_path: Path) -> None:
     assert (tmp_path / "x.qcow2").read_bytes() == (tmp_path / "y.qcow2").read_bytes()
 
 
+def test_command_shows_progress_but_not_to_programs(registry: Registry, tmp_path: Path) -> None:
+    name = push_image(registry, "command:1", images.busybox_image())
+    command = [sys.executable, "-c", "from preloader_agent.host.cli import main; main()", "build", "--no-tls-verify"]
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    output = ["-o", str(tmp_path / "x.qcow2")]
+    said = run([*command, f"docker://{name}", *output], env=path, with_stderr=True)
+    assert said.startswith("Getting image source signatures\nCopying blob sha256:")
+    said = run([*command, "--json", "--force", f"docker://{name}", *output], env=path, with_stderr=True)
+    assert json.loads(said)["images"][0]["references"] == [name]
+    said = run([*command, "--json", f"docker://{name}2", *output], env=path, with_stderr=True, ok=(1,))
+    assert said.startswith(f"preloader: skopeo inspect --raw --tls-verify=false docker://{name}2: exit status 1: ")
+    assert "manifest unknown" in said
+
+
 # --- what goes wrong -----------------------------------------------------------------------------------------------
 
 
@@ -226,6 +243,19 @@ def test_image_of_a_daemon(dockerd: Dockerd, tmp_path: Path, monkeypatch: pytest
         "fetched.qcow2",
         "x.qcow2",
     }
+
+
+def test_what_docker_saves_streams_in_any_order(dockerd: Dockerd, tmp_path: Path) -> None:
+    both = images.write_docker_archive([images.app_image(), images.busybox_image()], tmp_path / "both.tar")
+    dockerd.docker("load", "--input", both)
+    expected = build(str(both), tmp_path / "x.qcow2")
+    names = [reference for image in (images.app_image(), images.busybox_image()) for reference in image.references]
+    for number, order in enumerate((names, names[::-1])):
+        script = tmp_path / f"save{number}"
+        script.write_text(f"#!/bin/sh\nexec docker --host {dockerd.host} save {' '.join(order)}\n")
+        script.chmod(0o755)
+        assert build(str(script), tmp_path / f"{number}.qcow2") == expected
+        assert (tmp_path / f"{number}.qcow2").read_bytes() == (tmp_path / "x.qcow2").read_bytes()
 
 
 def name_of(text: str) -> NewName:
