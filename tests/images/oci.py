@@ -19,10 +19,10 @@ OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
 COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
     "": bytes,
-    "gzip": lambda content: gzip.compress(content, mtime=0),
+    "gzip": lambda content: gzip.compress(content, 1, mtime=0),
     "zstd": zstandard.ZstdCompressor().compress,
-    "xz": lzma.compress,
-    "bzip2": bz2.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
+    "bzip2": lambda content: bz2.compress(content, 1),
 }
 NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
