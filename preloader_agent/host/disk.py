@@ -48,6 +48,7 @@ Progress = Callable[[str, int, int], None]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What qemu-img is told; a disk is read in clusters of 64 KiB, so that is what is compressed at once.
 _COMPRESSION = {None: [], "zstd": ["-c", "-o", "compression_type=zstd"]}
+_TELL_BYTES = 1 << 20
 _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
 
 
@@ -115,16 +116,22 @@ def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
 
 
 class _Meter:
-    """Counts the bytes of layers that were read; a compressed layer has more than its file."""
+    """Counts the bytes of layers that were read; a compressed layer has more than its file.
+
+    It tells of each megabyte, because small files are many and a terminal is slow.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._done = 0
+        self._done = self._told = 0
         self.total = 0  # 0 while nobody knows
 
     def advance(self, count: int) -> None:
         """See Advance."""
         self._done += count
+        if self._done - self._told < _TELL_BYTES:
+            return
+        self._told = self._done
         self._progress("reading layers", min(self._done, self.total or self._done), self.total)
 
 
