@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from fastcrc import crc64
 
 _GZIP = zlib.MAX_WBITS | 16
-_BATCH = 256  # records that are compressed at once
+_BATCH = 1 << 18  # characters of records that are compressed at once
+_WAITING = 4  # batches that may wait for the thread
 # What Go's encoder escapes beside what JSON must.
 _GO_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _MAX_FILE = 1 << 44  # bytes that a file of ext4 can have
@@ -43,6 +44,7 @@ class TarSplit:
         self._thread = ThreadPoolExecutor(1)
         self._output: list[Future[bytes]] = []
         self._lines: list[str] = []
+        self._length = 0
         self._position = 0
 
     def __enter__(self) -> TarSplit:
@@ -71,14 +73,19 @@ class TarSplit:
         return b"".join(output.result() for output in self._output) + self._gzip.flush()
 
     def _add(self, record: str) -> None:
-        self._lines.append(f'{record},"position":{self._position}}}\n')
+        line = f'{record},"position":{self._position}}}\n'
+        self._lines.append(line)
+        self._length += len(line)
         self._position += 1
-        if len(self._lines) == _BATCH:
+        if self._length >= _BATCH:
             self._compress()
 
     def _compress(self) -> None:
         batch = "".join(self._lines).encode()
         self._lines.clear()
+        self._length = 0
+        if len(self._output) >= _WAITING:
+            self._output[-_WAITING].result()
         self._output.append(self._thread.submit(self._gzip.compress, batch))
 
 
