@@ -34,6 +34,7 @@ from preloader_agent.host.images import Image, LayerSource
 from preloader_agent.host.inputs import open_input
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.node import Extent
+from preloader_agent.host.progress import Meter, Progress
 from preloader_agent.host.run import find_tool, run
 from preloader_agent.host.selection import NewName, select_images
 from preloader_agent.host.skopeo import Skopeo
@@ -42,13 +43,9 @@ from preloader_agent.host.storetree import make_store
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
 from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, content_digest
 
-# Called with the stage that is under way, and how many of how many bytes of it are done.
-Progress = Callable[[str, int, int], None]
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What qemu-img is told; a disk is read in clusters of 64 KiB, so that is what is compressed at once.
 _COMPRESSION = {None: [], "zstd": ["-c", "-o", "compression_type=zstd"]}
-_TELL_BYTES = 1 << 20
 _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
 
 
@@ -91,7 +88,7 @@ def build_disk(
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:
         folder = stack.enter_context(_staging(output))
-        meter = _Meter(progress)
+        meter = Meter(progress, "reading layers")
         stager = stack.enter_context(Stager(folder / "content", meter.advance))
         skopeo = Skopeo(folder, say, options.is_tls_verified)
         opened = [stack.enter_context(open_input(argument, stager, skopeo)) for argument in arguments]
@@ -115,27 +112,7 @@ def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
     return list({layer.chain_id: layer for image in images for layer in image.layers}.values())
 
 
-class _Meter:
-    """Counts the bytes of layers that were read; a compressed layer has more than its file.
-
-    It tells of each megabyte, because small files are many and a terminal is slow.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._done = self._told = 0
-        self.total = 0  # 0 while nobody knows
-
-    def advance(self, count: int) -> None:
-        """See Advance."""
-        self._done += count
-        if self._done - self._told < _TELL_BYTES:
-            return
-        self._told = self._done
-        self._progress("reading layers", min(self._done, self.total or self._done), self.total)
-
-
-def _stage_layers(layers: Sequence[LayerSource], stager: Stager, meter: _Meter) -> list[StagedLayer]:
+def _stage_layers(layers: Sequence[LayerSource], stager: Stager, meter: Meter) -> list[StagedLayer]:
     """The content of each layer; what layers have in common is read once."""
     sources = {layer.diff_id: layer for layer in layers}
     meter.total = sum(layer.files.size(layer.file) for layer in sources.values())

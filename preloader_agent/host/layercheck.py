@@ -20,6 +20,8 @@ from preloader_agent.host.treecheck import compare_trees
 from preloader_agent.store.digest import ALGORITHM, DiffID
 from preloader_agent.store.index import LayerRecord
 
+_MAX_TAR_SPLIT = 1 << 30  # bytes; a hundred thousand files take some MB
+
 
 def check_layer(filesystem: Ext4, layer: LayerRecord, tally: Tally) -> Iterator[Fault]:
     """The faults of a layer. Whether its directories and its tar-split are there is not checked here."""
@@ -52,8 +54,10 @@ class _LayerCheck:
 
     def check_tar_split(self, number: int) -> None:
         """Raises InvalidDisk when it is not what the index says; older disks do not say it."""
-        digest = hashlib.sha256()
-        for piece in self._filesystem.pieces(self._filesystem.inode(number)):
+        digest, inode = hashlib.sha256(), self._filesystem.inode(number)
+        if inode.size > _MAX_TAR_SPLIT:
+            raise InvalidDisk(self.tar_split, f"has {inode.size} bytes, at most {_MAX_TAR_SPLIT} are read")
+        for piece in self._filesystem.pieces(inode):
             digest.update(piece)
         if self._layer.tar_split not in (None, ALGORITHM + digest.hexdigest()):
             raise InvalidDisk(

@@ -8,7 +8,7 @@ unused inodes, and what stands behind the end of a file in its last block.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -21,13 +21,11 @@ from preloader_agent.host.ext4.reader import Ext4
 from preloader_agent.host.faults import Fault, Tally, fault_of, show_path
 from preloader_agent.host.inspection import read_index
 from preloader_agent.host.layercheck import check_layer
+from preloader_agent.host.progress import Meter, Progress
 from preloader_agent.host.run import OUTPUT_TAIL, find_tool, run
 from preloader_agent.host.storecheck import check_store
 from preloader_agent.host.storetree import DISK
 from preloader_agent.store.index import LABEL_PREFIX, DiskIndex
-
-# Called with the stage that is under way, and how many of how many bytes of it are done.
-Progress = Callable[[str, int, int], None]
 
 MAX_FAULTS = 1000
 FILE_SYSTEM, IMAGE = "file system", "qcow2 image"  # what a fault is about that has no path
@@ -37,7 +35,7 @@ _E2FSCK_FOUND = range(1, 16)  # its exit status; above that, it was not used wel
 _QEMU_FOUND = (2, 3)  # the same of qemu-img check: errors, or clusters that nothing uses
 _QEMU_PROBLEM = re.compile(r"^(?:ERROR|Leaked).*", re.M)
 # What e2fsck says besides what is wrong, and what it would ask.
-_CHATTER = re.compile(r"e2fsck \d.*|Pass \d.*|.*\*{5}|.*: \d+/\d+ files .*|")
+_CHATTER = re.compile(r"e2fsck \d.*|Pass \d.*|.*\*{5}|.*: \d+/\d+ files .*|Warning! .* is mounted\.|")
 _QUESTION = re.compile(r"\s*[A-Z][\w ]*\? no$")
 _MAX_OUTPUT = OUTPUT_TAIL - 10  # characters; of more, the first line is not whole
 _ADVICE = "The superblock could not be read"
@@ -89,16 +87,20 @@ def _check_image(disk: Path) -> Iterator[Fault]:
 
 
 def _check_filesystem(e2fsck: str, raw: Path) -> Iterator[Fault]:
-    """What e2fsck says; it changes nothing."""
+    """What e2fsck says; it changes nothing. Its exit status is 0 for wrong checksums of group descriptors, too."""
     try:
-        run([e2fsck, "-fn", raw])
+        status, output = 0, run([e2fsck, "-fn", raw], with_stderr=True)
     except CommandFailed as err:
         if err.status not in _E2FSCK_FOUND:
             raise
-        output = err.output[err.output.find("\n") :] if len(err.output) > _MAX_OUTPUT else err.output
-        lines = [_QUESTION.sub("", line).strip() for line in output.partition(_ADVICE)[0].splitlines()]
-        said = [show_path(line.replace(str(raw), "the disk")) for line in lines if not _CHATTER.fullmatch(line)]
-        yield from (Fault(FILE_SYSTEM, line) for line in said or [f"e2fsck -fn ended with exit status {err.status}"])
+        status, output = err.status, err.output
+    if len(output) > _MAX_OUTPUT:
+        output = output[output.find("\n") :]
+    lines = [_QUESTION.sub("", line).strip() for line in output.partition(_ADVICE)[0].splitlines()]
+    said = [show_path(line.replace(str(raw), "the disk")) for line in lines if not _CHATTER.fullmatch(line)]
+    if status and not said:
+        said = [f"e2fsck -fn ended with exit status {status}"]
+    yield from (Fault(FILE_SYSTEM, line) for line in said)
 
 
 class _Check:
@@ -106,11 +108,10 @@ class _Check:
 
     def __init__(self, image: RawImage, progress: Progress) -> None:
         self._image = image
-        self._progress = progress
-        self._done = 0
+        self._meter = Meter(progress, "checking layers")
         self._content = b""
         self.index: DiskIndex | None = None
-        self.tally = Tally(self._advance)
+        self.tally = Tally(self._meter.advance)
 
     def find_index(self) -> Iterator[Fault]:
         """Read the index. Raises InvalidDisk when not even the label says that the disk is one of ours."""
@@ -126,12 +127,17 @@ class _Check:
         """Check all that the index names."""
         if self.index is None:
             return
-        yield from check_store(Ext4(self._image), self.index, self._content)
+        self._meter.total = sum(layer.size for layer in self.index.layers)
+        yield from _guarded("/", check_store(Ext4(self._image), self.index, self._content))
         for layer in self.index.layers:
-            # Each has names of its own to remember.
-            yield from check_layer(Ext4(self._image), layer, self.tally)
+            # A file system for each, which remembers the names in it.
+            faults = check_layer(Ext4(self._image), layer, self.tally)
+            yield from _guarded(DISK.diff(layer.cache_id), faults)
 
-    def _advance(self, count: int) -> None:
-        assert self.index is not None
-        self._done += count
-        self._progress("checking layers", self._done, sum(layer.size for layer in self.index.layers))
+
+def _guarded(path: str, faults: Iterator[Fault]) -> Iterator[Fault]:
+    """Faults, and last the one that keeps others from being found."""
+    try:
+        yield from faults
+    except InvalidDisk as err:
+        yield fault_of(path, err)

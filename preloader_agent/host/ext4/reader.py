@@ -123,7 +123,8 @@ class Ext4:
                 return {}
             if inode.size > _MAX_DIRECTORY:
                 raise self._damaged("directory")
-            self._directories[number] = dict(self._entries(b"".join(self.pieces(inode))))
+            # No entry is in two blocks, and so not in two pieces.
+            self._directories[number] = dict(entry for piece in self.pieces(inode) for entry in self._entries(piece))
         return self._directories[number]
 
     def target(self, inode: Inode) -> bytes:
