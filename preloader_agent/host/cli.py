@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from preloader_agent import __version__
-from preloader_agent.errors import EXIT_INTERRUPTED, PreloaderError
+from preloader_agent.errors import EXIT_FAILED, EXIT_INTERRUPTED, PreloaderError
 from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.selection import NewName, parse_name, parse_platform, parse_tag
+from preloader_agent.host.verification import MAX_FAULTS, Verdict, verify_disk
 from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
 
 _INPUT = click.Path(path_type=Path)
@@ -76,6 +77,35 @@ def _build_options(*, platform: str | None, tags: tuple[str, ...], name: str | N
 def inspect(disk: Path, as_json: bool) -> None:
     """Show what is on a raw or qcow2 disk."""
     _print_index(inspect_disk(disk), disk, as_json=as_json)
+
+
+@cli.command()
+@click.argument("disk", type=_INPUT)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, and nothing else.")
+def verify(disk: Path, as_json: bool) -> int:
+    """Check every byte of a raw or qcow2 disk that counts, and say what is not as it was built."""
+    with _progress_bar(is_shown=not as_json and sys.stderr.isatty()) as (progress, _):
+        verdict = verify_disk(disk, progress)
+    _print_verdict(verdict, disk, as_json=as_json)
+    return EXIT_FAILED if verdict.faults else 0
+
+
+def _print_verdict(verdict: Verdict, disk: Path, *, as_json: bool) -> None:
+    images, layers = (len(verdict.found.images), len(verdict.found.layers)) if verdict.found else (0, 0)
+    if as_json:
+        numbers = {"images": images, "layers": layers, "files": verdict.files, "bytes": verdict.size}
+        faults, notes = ([item._asdict() for item in items] for items in (verdict.faults, verdict.notes))
+        document = {"disk": str(disk), "is_sound": not faults, **numbers, "faults": faults, "notes": notes}
+        click.echo(json.dumps(document))
+        return
+    for fault in verdict.faults:
+        click.echo(f"{fault.path}: {fault.problem}")
+    for note in verdict.notes:
+        click.echo(f"note: {note.path}: {note.problem}")
+    counts = f"{_count(images, 'image')}, {_count(layers, 'layer')}, {_count(verdict.files, 'file')}"
+    number = f"{'at least ' * (len(verdict.faults) >= MAX_FAULTS)}{_count(len(verdict.faults), 'fault')}"
+    judgement = f"{number}, build the disk again" if verdict.faults else "sound"
+    click.echo(f"{disk}: {counts}, {_human_size(verdict.size)} checked: {judgement}")
 
 
 def main() -> None:
