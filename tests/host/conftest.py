@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.run import run
+from preloader_agent.host.waiting import tries
 from tests import images
 from tests.images import Image, Layout
 
@@ -51,6 +53,15 @@ def disk(disks: dict[Layout, Path]) -> Path:
 def raw_disk(disk: Path) -> Path:
     """The same, as a raw image."""
     return convert_to_raw(disk)
+
+
+def wait_until_it_waits(process: subprocess.Popen[bytes]) -> None:
+    """Until a process sleeps. One that has just started a program is not waiting for it yet, and would leave it behind
+    if it were interrupted."""
+    for _ in tries(20, pause=0.01):
+        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S":
+            return
+    raise AssertionError("the process never waits")
 
 
 def convert_to_raw(disk: Path) -> Path:

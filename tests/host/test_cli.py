@@ -24,7 +24,7 @@ from preloader_agent.host.disk import build_disk
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import find_tool, run, start
 from tests import images
-from tests.host.conftest import convert_to_raw
+from tests.host.conftest import convert_to_raw, wait_until_it_waits
 from tests.images import Image, Layer, Layout, SymlinkTo, make_layer, old_members, write_members
 from tests.images.layer import file, whiteout
 from tests.images.oci import COMPRESSORS, OciLayout, on
@@ -704,5 +704,6 @@ def test_interrupted_while_the_disk_is_written(busybox: Path, output: Path, tmp_
     with building(busybox, output, path=tools) as process:
         (tmp_path / "begun").read_text()
         assert len(list(output.parent.iterdir())) == 2
+        wait_until_it_waits(process)
         process.send_signal(signal.SIGINT)
         assert_interrupted(process, output)

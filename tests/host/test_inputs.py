@@ -19,6 +19,7 @@ from preloader_agent.errors import CommandFailed, DigestMismatch, InvalidArchive
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.run import run, start
 from tests import images
+from tests.host.conftest import wait_until_it_waits
 from tests.images import Image, Layer, SymlinkTo, archive, make_layer, write_docker_archive, write_members
 from tests.images.archive import Member, to_json
 from tests.images.layer import file
@@ -461,6 +462,7 @@ def test_interrupted_while_skopeo_works(output: Path, tmp_path: Path, argument: 
         process = start(["env", *settings, *COMMAND, "build", argument, "-o", output], log=log)
         with (tmp_path / "alive").open() as alive:
             assert alive.readline() == "begun\n"
+            wait_until_it_waits(process)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 130
             assert alive.read() == ""
