@@ -8,7 +8,6 @@
     |   `-- DigestMismatch     content whose SHA-256 is not the one that names it
     |-- ToolError              another program failed: exit code 1
     |   |-- ToolMissing        it is not installed
-    |   |-- ToolTooOld         it is installed, but lacks what we need
     |   `-- CommandFailed      it ran and reported a failure
     |-- NoSpace                there is no room for the disk
     |-- MountError             mount(2) or umount(2) failed
@@ -102,20 +101,6 @@ class ToolMissing(ToolError):
 
     def __str__(self) -> str:
         return f"{self.tool} is not installed: {self.hint}"
-
-
-class ToolTooOld(ToolError):
-    """A program is installed, but lacks what we need."""
-
-    def __init__(self, tool: str, found: str, needed: str, hint: str) -> None:
-        super().__init__(tool, found, needed, hint)
-        self.tool = tool
-        self.found = found
-        self.needed = needed
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.tool} {self.found} is too old, {self.needed} is needed: {self.hint}"
 
 
 class CommandFailed(ToolError):

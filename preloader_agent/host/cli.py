@@ -23,7 +23,9 @@ from preloader_agent.host.selection import NewName, parse_name, parse_platform, 
 from preloader_agent.host.verification import MAX_FAULTS, Verdict, verify_disk
 from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
 
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INPUT = click.Path(path_type=Path)
+_OUTPUT = click.Path(path_type=Path, readable=False)  # it is only replaced
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the disk's index as JSON, and nothing else.")
 
 
@@ -35,7 +37,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="DISK.qcow2", required=True, type=_INPUT, help="The disk to write.")
+@click.option("-o", "--output", metavar="DISK.qcow2", required=True, type=_OUTPUT, help="The disk to write.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index to take (default: the host's).")
 @click.option("--tag", "tags", metavar="NEW=OLD", multiple=True, help="Give the image OLD (a name or ID) a new name.")
 @click.option("--name", metavar="NAME", help="Name the one image that has no name.")
@@ -110,7 +112,7 @@ def _print_verdict(verdict: Verdict, disk: Path, *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 the operation failed, 2 invalid input or usage, 130 interrupted."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _INTERRUPTIONS:
         signal.signal(number, _interrupt)
     try:
         status = cli.main(standalone_mode=False)
@@ -123,11 +125,19 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("preloader: interrupted; nothing was written", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except OSError as err:  # of a path that cannot even be looked at, or of a standard output that is full
+        click.echo(f"preloader: {err.filename or 'standard output'}: {err.strerror or err}", err=True)
+        sys.exit(EXIT_FAILED)
     sys.exit(status or 0)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """A request to end, or a closed terminal, is like Ctrl-C: what is not finished is removed on the way out."""
+    """A request to end, or a closed terminal, is like Ctrl-C: what is not finished is removed on the way out.
+
+    Nothing interrupts that: a second request would leave a part of it behind.
+    """
+    for number in _INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -21,6 +21,8 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], object]] = {
     b"\xfd7zXZ\0": lzma.LZMAFile,
     b"BZh": bz2.BZ2File,
 }
+# A frame of zstd that is passed over may come first: pzstd writes it.
+_OPENERS |= {bytes((0x50 + number,)) + b"\x2a\x4d\x18": _OPENERS[b"\x28\xb5\x2f\xfd"] for number in range(16)}
 _DAMAGED = (zlib.error, zstandard.ZstdError, lzma.LZMAError, EOFError)
 
 

@@ -42,7 +42,7 @@ def _open_path(argument: str, stager: Stager) -> Iterator[Files]:
     """A folder, a program, a file or a FIFO."""
     path = Path(argument)
     with ExitStack() as stack:
-        if path.is_dir():
+        if _is_folder(path):
             yield FolderFiles(path)
         elif _is_program(path):
             with stream_output([path.absolute()]) as output:  # whose failure must be known before a disk is there
@@ -60,6 +60,13 @@ def _standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
         raise InvalidArchive("standard input", f"is a terminal; {EXPECTED}: docker save IMAGE | preloader build - ...")
     return buffered(open(0, "rb", buffering=0, closefd=False))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as err:
+        raise InvalidArchive(path, f"cannot be read: {err.strerror}") from err
 
 
 def _is_program(path: Path) -> bool:

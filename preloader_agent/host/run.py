@@ -1,7 +1,7 @@
 """The one door to other programs.
 
 Every program is started with a list (no shell), without our standard input, in the C.UTF-8 locale, and with its own
-output in the error: a message such as "mke2fs: exit status 1: ... No space left on device" needs no second look.
+output in the error: a message such as "qemu-img ...: exit status 1: ... No space left on device" needs no second look.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Environment = Mapping[str, str | None]
 
 
 def environment(extra: Environment | None = None) -> dict[str, str]:
-    """Our environment with a fixed locale; /usr/sbin is where mke2fs is, and not on every user's PATH."""
+    """Our environment with a fixed locale; /usr/sbin is where e2fsck is, and not on every user's PATH."""
     path = os.environ.get("PATH", os.defpath)
     given = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin", **(extra or {})}
     return {name: value for name, value in given.items() if value is not None}

@@ -25,6 +25,7 @@ _XATTR_PREFIX = b"SCHILY.xattr."
 _ZERO_BLOCK = bytes(BLOCK)
 _OCTAL = frozenset(b"01234567")
 _PAX_TEXTS = frozenset((b"path", b"linkpath", b"uname", b"gname"))
+_MAX_DIGITS = 21  # with a sign and the space behind them
 _PAX_NUMBER = re.compile(rb"[+-]?\d{1,19}")
 _PAX_TIME = re.compile(rb"([+-]?\d{1,19})(?:\.(\d*))?")
 _LIMIT = 1 << 63  # Go's numbers
@@ -160,16 +161,17 @@ class LayerTar:
 
     def _parse_pax(self, content: bytes) -> dict[bytes, bytes]:
         records: dict[bytes, bytes] = {}
-        while content:
-            digits, _, _ = content.partition(b" ")
+        start = 0
+        while start < len(content):
+            digits = content[start : start + _MAX_DIGITS].partition(b" ")[0]
             length = int(digits) if _PAX_NUMBER.fullmatch(digits) else 0
-            key, equals, value = content[len(digits) + 1 : length].partition(b"=")
-            if not 0 < length <= len(content) or not equals or not key or not value.endswith(b"\n"):
+            key, equals, value = content[start + len(digits) + 1 : start + max(length, 0)].partition(b"=")
+            if not 0 < length <= len(content) - start or not equals or not key or not value.endswith(b"\n"):
                 raise self._invalid("a PAX header is not well formed; the archive is damaged")
             if b"\0" in (value if key in _PAX_TEXTS else key):
                 raise self._invalid(f"PAX record {show_name(key)} holds a zero byte; the archive is damaged")
             records[key] = value[:-1]
-            content = content[length:]
+            start += length
         return records
 
     def _parse_member(self, block: bytes, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes) -> Member:

@@ -151,21 +151,22 @@ class LayerTree:
         above, left, symlinks = [self.root], path.split(b"/")[::-1], 0
         while left:
             name = left.pop()
-            if name == b"..":
-                above = above[:-1] or above
+            if name == b".." and len(above) > 1:
+                above.pop()
             if name in (b"", b".", b".."):
                 continue
             node = (above[-1].children or {}).get(name)
             if node is None:
                 return None
-            if node.type == SYM and (left or follow_last):
-                symlinks += 1
-                if symlinks > _MAX_SYMLINKS:
-                    return None
-                above = above[:1] if node.target.startswith(b"/") else above
-                left += node.target.split(b"/")[::-1]
-            else:
-                above = [*above, node]
+            if node.type != SYM or not (left or follow_last):
+                above.append(node)
+                continue
+            symlinks += 1
+            if symlinks > _MAX_SYMLINKS:
+                return None
+            if node.target.startswith(b"/"):
+                del above[1:]
+            left += node.target.split(b"/")[::-1]
         return above[-1]
 
     def _add_whiteout(self, parent: Node, name: bytes, member: Member) -> None:

@@ -41,7 +41,7 @@ class BlockFile:
             logical += -(-len(chunk) // BLOCK_SIZE)
         return tuple(extents)
 
-    def append_blocks(self, content: bytes | bytearray) -> int:
+    def append_blocks(self, content: bytes) -> int:
         """Store whole blocks, zeros too; returns the number of the first one."""
         first = self.end
         self._file.write(content)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from tempfile import TemporaryFile
+from typing import BinaryIO, NamedTuple, cast
 
 from preloader_agent.host.ext4.blockfile import BlockFile
 from preloader_agent.host.ext4.directory import Entry, pack_directory
@@ -52,13 +53,17 @@ class _Place(NamedTuple):
 
 
 class Inodes:
-    """The inode table, and what stands outside of it: directories, extent trees, xattrs."""
+    """The inode table, and what stands outside of it: directories, extent trees, xattrs.
+
+    The table is kept in a file, because it is the largest part of what describes many files.
+    """
 
     def __init__(self, blocks: BlockFile, seed: int, hash_seed: bytes) -> None:
         self._blocks = blocks
         self._seed = seed
         self._hash_seed = hash_seed
-        self.table = bytearray(_RESERVED * INODE_SIZE)
+        self.count = _RESERVED
+        self._table: BinaryIO = cast(BinaryIO, TemporaryFile(dir=blocks.path.parent))  # noqa: SIM115 - write_table closes it
         self.directories: list[int] = []
 
     def add_tree(self, root: Node, shifts: Mapping[Node, int]) -> None:
@@ -69,6 +74,14 @@ class Inodes:
             if place.node in shifts:
                 place = place._replace(scope=_Scope(shifts[place.node], {}))
             waiting.extend(self._add_directory(place))
+
+    def write_table(self, size: int) -> None:
+        """Append the inode table, made that many inodes long, to the blocks."""
+        self._table.truncate(size * INODE_SIZE)
+        self._table.seek(0)
+        while piece := self._table.read(1 << 20):
+            self._blocks.append_blocks(piece)
+        self._table.close()
 
     def _add_directory(self, place: _Place) -> list[_Place]:
         """Write a directory and all in it, but for the directories, which are returned."""
@@ -96,11 +109,10 @@ class Inodes:
         self.directories.append(place.inode)
 
     def _new_number(self, node: Node, scope: _Scope) -> int:
-        self.table += bytes(INODE_SIZE)
-        number = len(self.table) // INODE_SIZE
+        self.count += 1
         if node.links > 1:
-            scope.numbers[id(node)] = number
-        return number
+            scope.numbers[id(node)] = self.count
+        return self.count
 
     def _extents_of(self, node: Node, shift: int) -> list[Extent]:
         if node.type == SYM and len(node.target) >= _INLINE_TARGET:
@@ -120,7 +132,8 @@ class Inodes:
         checksum = crc32c(content, seed)
         content[0x7C:0x7E] = (checksum & 0xFFFF).to_bytes(2, "little")
         content[0x82:0x84] = (checksum >> 16).to_bytes(2, "little")
-        self.table[(number - 1) * INODE_SIZE : number * INODE_SIZE] = content
+        self._table.seek((number - 1) * INODE_SIZE)
+        self._table.write(content)
 
     def _pack_block_field(self, node: Node, extents: list[Extent], seed: int) -> tuple[bytes, int]:
         """The 60 bytes of an inode that say where its content is, and the flag that says how."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from preloader_agent.host.ext4.blockfile import BlockFile
 from preloader_agent.host.ext4.groups import divide, pack_groups
 from preloader_agent.host.ext4.inodes import Inodes
-from preloader_agent.host.ext4.layout import INODE_SIZE, crc32c
+from preloader_agent.host.ext4.layout import crc32c
 from preloader_agent.host.node import Extent, Node, make_directory
 
 
@@ -39,11 +39,9 @@ def write_filesystem(  # noqa: PLR0913 - each is one property of a file system
     root.children[b"lost+found"] = make_directory(0o700)  # e2fsck misses it
     inodes = Inodes(blocks, crc32c(uuid.bytes), uuid.bytes)
     inodes.add_tree(root, shifts)
-    number = len(inodes.table) // INODE_SIZE
-    geometry = divide(blocks.end, number)
-    start, bitmaps = pack_groups(geometry, number, inodes.directories, unused, label=label, uuid=uuid)
-    inodes.table += bytes(geometry.groups * geometry.inodes_per_group * INODE_SIZE - len(inodes.table))
-    blocks.append_blocks(inodes.table)
+    geometry = divide(blocks.end, inodes.count)
+    start, bitmaps = pack_groups(geometry, inodes.count, inodes.directories, unused, label=label, uuid=uuid)
+    inodes.write_table(geometry.groups * geometry.inodes_per_group)
     blocks.append_blocks(bitmaps)
     blocks.write_at(0, start)
     blocks.finish(geometry.blocks)
