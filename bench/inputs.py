@@ -22,7 +22,7 @@ class Content(NamedTuple):
 
 TWO_LAYERS = (Content(5000, 23000, 60), Content(5000, 23000, 60))  # 230 MB
 SMALL_FILES = (Content(50_000, 1024, 500),)
-LARGE_FILES = (Content(8, 256 << 20, 1),)  # 2 GB
+LARGE_FILES = (Content(16, 128 << 20, 1),)  # 2 GB
 MANY_FILES = (Content(100_000, 21000, 1000),)  # 2 GB
 
 

@@ -137,7 +137,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     Nothing interrupts that: a second request would leave a part of it behind.
     """
     for number in _INTERRUPTIONS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)  # SIG_IGN would be passed on to programs, and spoken of if it races
     raise KeyboardInterrupt
 
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -174,9 +174,14 @@ def _check_output(output: Path, arguments: Sequence[str]) -> None:
         raise InvalidValue("output", str(output), "a file in a directory that exists")
     if output.exists() and not output.is_file():
         raise InvalidValue("output", str(output), "a file's name, such as disk.qcow2")
-    paths = [Path(argument) for argument in arguments]
-    if any(path.exists() and output.exists() and output.samefile(path) for path in paths):
+    if any(_is_same(Path(argument), output) for argument in arguments):
         raise InvalidValue("output", str(output), "another file than the archive that is read")
+
+
+def _is_same(path: Path, output: Path) -> bool:
+    with suppress(OSError):  # one of them is not there, or cannot be looked at: whoever opens it says so
+        return path.samefile(output)
+    return False
 
 
 @contextmanager

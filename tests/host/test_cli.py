@@ -30,6 +30,7 @@ from tests.images.layer import file, whiteout
 from tests.images.oci import COMPRESSORS, OciLayout, on
 
 BOUND = 20.0  # seconds for what takes a fraction of one
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Result(NamedTuple):
@@ -46,13 +47,14 @@ Preloader = Callable[..., Result]
 @pytest.fixture
 def preloader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Preloader:
     """Runs the command with some arguments, in this process."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def call(*args: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["preloader", *map(str, args)])
         with pytest.raises(SystemExit) as ended:
             main()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         assert isinstance(ended.value.code, int)
         return Result(ended.value.code, *capsys.readouterr())
 
@@ -669,9 +671,6 @@ def assert_interrupted(process: subprocess.Popen[bytes], output: Path) -> None:
     assert list((folder / "tmp").iterdir()) == []
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_interrupted_before_the_first_byte(output: Path, tmp_path: Path, number: signal.Signals) -> None:
     os.mkfifo(tmp_path / "input")
@@ -707,3 +706,30 @@ def test_interrupted_while_the_disk_is_written(busybox: Path, output: Path, tmp_
         wait_until_it_waits(process)
         process.send_signal(signal.SIGINT)
         assert_interrupted(process, output)
+
+
+def test_interrupted_again_and_again(busybox: Path, output: Path, tmp_path: Path) -> None:
+    """What removes the unfinished disk is not interrupted."""
+    os.mkfifo(tmp_path / "begun")
+    tools = stub(tmp_path / "bin", "qemu-img", f"echo >{tmp_path}/begun; exec sleep 1000")
+    with building(busybox, output, path=tools) as process:
+        (tmp_path / "begun").read_text()
+        wait_until_it_waits(process)
+        while len(list(output.parent.iterdir())) == 2:
+            for number in SIGNALS:
+                process.send_signal(number)
+        assert_interrupted(process, output)
+
+
+def test_paths_that_cannot_even_be_looked_at(preloader: Preloader, busybox: Path, tmp_path: Path) -> None:
+    long = "x" * 300
+    expected = (2, "", f"preloader: {long}: cannot be read: File name too long\n")
+    assert preloader("build", long, "-o", tmp_path / "x.qcow2") == expected
+    expected = (1, "", f"preloader: {tmp_path / long}: File name too long\n")
+    assert preloader("build", busybox, "-o", tmp_path / long) == expected
+
+
+def test_full_standard_output(raw_disk: Path) -> None:
+    inspecting: list[str | Path] = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *COMMAND, "inspect", raw_disk]
+    log = run(inspecting, env={"PYTHONPATH": PYTHONPATH}, ok=(1,), with_stderr=True)
+    assert log == "preloader: standard output: No space left on device\n"

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import signal
+import struct
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -135,6 +136,13 @@ def test_compressed_in_pieces(saved: Path, disk: bytes, tmp_path: Path) -> None:
         compress = COMPRESSORS[compression]
         (tmp_path / "packed").write_bytes(compress(content[:half]) + compress(content[half:]))
         assert disk_of(tmp_path / "packed", tmp_path / f"{compression}.disk") == disk
+
+
+def test_zstd_with_a_frame_that_is_passed_over(saved: Path, disk: bytes, tmp_path: Path) -> None:
+    """pzstd begins with one that holds a size."""
+    frame = struct.pack("<II4s", 0x184D2A50, 4, b"size")
+    (tmp_path / "packed").write_bytes(frame + COMPRESSORS["zstd"](saved.read_bytes()))
+    assert disk_of(tmp_path / "packed", tmp_path / "x") == disk
 
 
 def test_program(saved: Path, disk: bytes, tmp_path: Path) -> None:
