@@ -103,7 +103,7 @@ def as_raw(path: Path) -> Iterator[Path]:
     has_folder = "TMPDIR" in os.environ or not _LARGE_FILES.is_dir()
     with TemporaryDirectory(prefix="preloader-", dir=None if has_folder else _LARGE_FILES) as folder:
         raw = Path(folder, "disk.raw")
-        run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path.absolute(), raw])
+        run(["qemu-img", "convert", "-W", "-f", "qcow2", "-O", "raw", path.absolute(), raw])
         yield raw
 
 

@@ -8,8 +8,9 @@ unused inodes, and what stands behind the end of a file in its last block.
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,8 @@ FILE_SYSTEM, IMAGE = "file system", "qcow2 image"  # what a fault is about that 
 _LABEL_OFFSET = SUPERBLOCK_OFFSET + 0x78
 _LABEL = re.compile(rb"%b[0-9a-f]{12}" % LABEL_PREFIX.encode())
 _E2FSCK_FOUND = range(1, 16)  # its exit status; above that, it was not used well
+_E2FSCK_BOUND = 600.0  # seconds; a sound disk of a million files takes a few
+_E2FSCK_MEMORY = 2 << 30  # bytes; of a damaged directory, it would read on until the machine has none left
 _QEMU_FOUND = (2, 3)  # the same of qemu-img check: errors, or clusters that nothing uses
 _QEMU_PROBLEM = re.compile(r"^(?:ERROR|Leaked).*", re.M)
 # What e2fsck says besides what is wrong, and what it would ask.
@@ -89,7 +92,8 @@ def _check_image(disk: Path) -> Iterator[Fault]:
 def _check_filesystem(e2fsck: str, raw: Path) -> Iterator[Fault]:
     """What e2fsck says; it changes nothing. Its exit status is 0 for wrong checksums of group descriptors, too."""
     try:
-        status, output = 0, run([e2fsck, "-fn", raw], with_stderr=True)
+        with _memory_limit(_E2FSCK_MEMORY):
+            status, output = 0, run([e2fsck, "-fn", raw], with_stderr=True, timeout=_E2FSCK_BOUND)
     except CommandFailed as err:
         if err.status not in _E2FSCK_FOUND:
             raise
@@ -101,6 +105,18 @@ def _check_filesystem(e2fsck: str, raw: Path) -> Iterator[Fault]:
     if status and not said:
         said = [f"e2fsck -fn ended with exit status {status}"]
     yield from (Fault(FILE_SYSTEM, line) for line in said)
+
+
+@contextmanager
+def _memory_limit(size: int) -> Iterator[None]:
+    """Bound the memory of programs that are started in the block (and ours, which needs none there)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard, size) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class _Check:

@@ -277,7 +277,7 @@ def test_every_byte_of_tar_split(tiny: Memory, number: int) -> None:
     start = tiny.find(content)
     for offset in range(start, start + len(content)):
         tiny.flip(offset)
-        (fault,) = layer_faults(tiny, index)
+        (fault,) = layer_faults(tiny, index, [number])
         assert fault.path == path
         tiny.flip(offset)
 
