@@ -26,7 +26,7 @@ from preloader_agent.host.run import find_tool, run, start
 from tests import images
 from tests.host.conftest import convert_to_raw, wait_until_it_waits
 from tests.images import Image, Layer, Layout, SymlinkTo, make_layer, old_members, write_members
-from tests.images.layer import file, whiteout
+from tests.images.layer import Entry, file, whiteout
 from tests.images.oci import COMPRESSORS, OciLayout, on
 
 BOUND = 20.0  # seconds for what takes a fraction of one
@@ -572,6 +572,49 @@ def test_inspect_of_a_disk_with_another_label(preloader: Preloader, raw_disk: Pa
     assert result.status == 2
     label = inspect_disk(raw_disk).label
     assert result.err == f"preloader: {raw}: is labelled 'dpl-000000000000', its content says {label}\n"
+
+
+# --- disks that are verified ---
+
+
+def test_verify_of_a_sound_disk(preloader: Preloader, disk: Path) -> None:
+    result = preloader("verify", disk)
+    assert (result.status, result.err) == (0, "")
+    assert re.fullmatch(rf"{disk}: 5 images, 10 layers, \d+ files, [\d.]+ MB checked: sound\n", result.out)
+    found = json.loads(preloader("verify", "--json", disk).out)
+    assert (found["disk"], found["is_sound"], found["faults"], found["notes"]) == (str(disk), True, [], [])
+    assert (found["images"], found["layers"]) == (5, 10)
+    assert found["bytes"] > found["files"] > 10
+
+
+def test_verify_of_a_damaged_disk(preloader: Preloader, raw_disk: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "x"
+    damaged.write_bytes(raw_disk.read_bytes().replace(b"hello from app", b"hallo from app"))
+    result = preloader("verify", damaged)
+    assert (result.status, result.err) == (1, "")
+    fault, verdict = result.out.splitlines()
+    assert re.fullmatch("/overlay2/[0-9a-f]{64}/diff/app/greeting: its content is damaged: .*", fault)
+    assert verdict.endswith(" checked: 1 fault, build the disk again")
+    as_json = preloader("verify", "--json", damaged)
+    found = json.loads(as_json.out)
+    assert (as_json.status, found["is_sound"]) == (1, False)
+    assert [f"{item['path']}: {item['problem']}" for item in found["faults"]] == [fault]
+
+
+def test_verify_of_what_docker_cannot_save(preloader: Preloader, tmp_path: Path) -> None:
+    layer = make_layer([Entry(name=b"d/.wh.x", data=b"data of a whiteout")])
+    preloader("build", images.write_docker_archive([Image((layer,))], tmp_path / "x.tar"), "-o", tmp_path / "x.qcow2")
+    result = preloader("verify", tmp_path / "x.qcow2")
+    assert (result.status, result.err) == (0, "")
+    note, verdict = result.out.splitlines()
+    assert re.fullmatch("note: /overlay2/[0-9a-f]{64}/diff/d/.wh.x: .* docker cannot save the layer.*", note)
+    assert verdict.endswith(": sound")
+
+
+def test_verify_of_what_is_no_disk(preloader: Preloader, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(5000))
+    problem = "holds no ext4 file system; expected a disk made by `preloader build`"
+    assert preloader("verify", tmp_path / "x") == (2, "", f"preloader: {tmp_path}/x: {problem}\n")
 
 
 # --- a tool that is missing, no room ---
