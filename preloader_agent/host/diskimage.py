@@ -14,6 +14,7 @@ from preloader_agent.errors import CommandFailed, InvalidDisk
 from preloader_agent.host.run import run
 
 _QCOW_MAGIC = b"QFI\xfb"
+_HEADER_SIZE = 80  # bytes of it that are looked at
 _EXTERNAL_DATA = 1 << 2
 _LARGE_FILES = Path("/var/tmp")  # where the FHS has them; /tmp is often in memory
 _MAX_OFFSET = (1 << 63) - 1  # what a file can have
@@ -59,7 +60,9 @@ class QcowImage:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self._path = path
+        self._path = path.absolute()
+        with path.open("rb") as file:
+            self._size: int = struct.unpack_from(">Q", file.read(_HEADER_SIZE).ljust(_HEADER_SIZE, b"\0"), 24)[0]
         self._folder = TemporaryDirectory(prefix="preloader-")
         self._pieces: dict[int, bytes] = {}
 
@@ -76,14 +79,21 @@ class QcowImage:
 
     def _piece(self, number: int) -> bytes:
         if number not in self._pieces:
-            target = Path(self._folder.name, "piece")
-            source = [f"if={self._path}", f"of={target}", f"bs={self._PIECE}", f"skip={number}", "count=1"]
-            try:
-                run(["qemu-img", "dd", "-f", "qcow2", "-O", "raw", *source])
-            except CommandFailed as err:
-                raise InvalidDisk(self.name, f"is no sound qcow2 image: {err.output}") from err
-            self._pieces[number] = target.read_bytes()
+            self._pieces[number] = self._read_piece(number * self._PIECE)
         return self._pieces[number]
+
+    def _read_piece(self, offset: int) -> bytes:
+        """A part of the disk; `qemu-img dd` of QEMU 7.2 cannot skip more than it copies."""
+        if offset >= max(self._size, 1):
+            return b""
+        filename, target = str(self._path).replace(",", ",,"), Path(self._folder.name, "piece")
+        part = f"driver=raw,offset={offset},size={min(self._PIECE, self._size - offset)}"
+        image = f"{part},file.driver=qcow2,file.file.driver=file,file.file.filename={filename}"
+        try:
+            run(["qemu-img", "convert", "--image-opts", "-O", "raw", image, target])
+        except CommandFailed as err:
+            raise InvalidDisk(self.name, f"is no sound qcow2 image: {err.output}") from err
+        return target.read_bytes()
 
 
 def open_image(path: Path) -> RawImage | QcowImage:
@@ -111,7 +121,7 @@ def is_qcow2(path: Path) -> bool:
     """Whether an image is qcow2, not raw. Raises InvalidDisk when it cannot be read, or reads other files."""
     try:
         with path.open("rb") as file:
-            header = file.read(80)
+            header = file.read(_HEADER_SIZE)
     except OSError as err:
         raise InvalidDisk(path, f"cannot be read: {err.strerror}") from err
     if header.startswith(_QCOW_MAGIC):
@@ -124,7 +134,7 @@ def _refuse_other_files(path: Path, header: bytes) -> None:
 
     Layout: QEMU docs/interop/qcow2.txt: offset of the backing file's name at 8, incompatible features at 72.
     """
-    version, backing = struct.unpack_from(">IQ", header.ljust(80, b"\0"), 4)
-    (features,) = struct.unpack_from(">Q", header.ljust(80, b"\0"), 72)
+    version, backing = struct.unpack_from(">IQ", header.ljust(_HEADER_SIZE, b"\0"), 4)
+    (features,) = struct.unpack_from(">Q", header.ljust(_HEADER_SIZE, b"\0"), 72)
     if backing or (version >= 3 and features & _EXTERNAL_DATA):
         raise InvalidDisk(path, "keeps its data in another file; flatten it first: qemu-img convert -O qcow2")
