@@ -27,7 +27,7 @@ class Node:
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
-    mtime_ns: int = 0
+    mtime_ns: int = 0  # Docker gives what no member describes the time of unpacking; equal input gives equal bytes here
     target: bytes = b""
     device: tuple[int, int] = (0, 0)
     size: int = 0

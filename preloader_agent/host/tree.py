@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 
 from preloader_agent.errors import InvalidArchive
-from preloader_agent.host import acl
+from preloader_agent.host.attributes import SETGID, can_have, chmod, chown, inherit, owner, set_time, xattr_problem
 from preloader_agent.host.ext4.layout import MAX_LINKS
 from preloader_agent.host.ext4.xattrs import can_hold
 from preloader_agent.host.node import Extent, Node, make_directory
@@ -20,17 +20,10 @@ from preloader_agent.host.tarstream import BLK, CHR, DIR, FIFO, GLOBAL_HEADER, L
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARKER = b".wh..wh..opq"
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
-CAPABILITY = b"security.capability"
-# Docker gives what no member describes the time of unpacking; the same input must give the same bytes here.
-IMPLIED_MTIME_NS = 0
 _MAX_NAME, _MAX_TARGET = 255, 4095  # bytes; the kernel's limits, so dockerd's as well
 _MAX_PATH = 4095 - len("/var/lib/docker/overlay2/") - 64 - len("/diff/")  # dockerd walks its store by such paths
 _MAX_MAJOR, _MAX_MINOR = 0xFFF, 0xFFFFF  # what the kernel keeps of a device's numbers
-_GO_ZERO_TIME = -62135596800 * 10**9  # the year 1, with which dockerd means "leave it", in vain
-_UTIME_OMIT = (1 << 30) - 2
-_SETUID, _SETGID, _GROUP_EXECUTE = 0o4000, 0o2000, 0o010
 _TYPES = frozenset((REG, LNK, SYM, CHR, BLK, DIR, FIFO))
-_CAPABILITY_SIZES = {b"\x02": 20, b"\x03": 24}  # bytes, by the version in the last byte of the first number
 _MAX_SYMLINKS = 40  # followed in one path; the kernel's MAXSYMLINKS
 
 
@@ -87,7 +80,7 @@ class LayerTree:
             if node is None:
                 problem = f"{show_name(name)} is replaced by a symlink to nothing, which dockerd refuses, too"
                 raise InvalidArchive(self._layer, problem)
-            node.mtime_ns = _checked_time(node, mtime_ns)
+            set_time(node, mtime_ns)
 
     def size(self) -> int:
         """What dockerd reports as the size of the layer, in bytes: each inode once (moby pkg/directory)."""
@@ -139,10 +132,10 @@ class LayerTree:
         if parent.children is None or name in parent.children:
             wrong = folder if parent.children is None else path
             raise self._invalid(member, f"is below {show_name(wrong)}, which is not a directory")
-        made = make_directory(0o755 | parent.mode & _SETGID)
-        _inherit(parent, made, made.mode)
+        made = make_directory(0o755 | parent.mode & SETGID)
+        inherit(parent, made, made.mode)
         if made.mode & 0o777 != 0o755:
-            _chmod(made, 0o755)
+            chmod(made, 0o755)
         parent.children[name] = made
         return made
 
@@ -172,8 +165,8 @@ class LayerTree:
     def _add_whiteout(self, parent: Node, name: bytes, member: Member) -> None:
         if name in (b"", b".", b"..") or name in _children(parent):
             raise self._invalid(member, "removes what the same layer adds, which dockerd refuses, too")
-        node = Node(CHR, 0, _owner(0, member.uid), _owner(0, member.gid))
-        _inherit(parent, node, 0)
+        node = Node(CHR, 0, owner(0, member.uid), owner(0, member.gid))
+        inherit(parent, node, 0)
         _children(parent)[name] = node
 
     def _add_node(self, parent: Node, name: bytes, path: bytes, member: Member) -> Node | None:
@@ -197,7 +190,7 @@ class LayerTree:
         major, minor = member.device
         device = (major & _MAX_MAJOR, minor & _MAX_MINOR)
         node = Node(member.type, target=target, device=device, size=member.size, children=children)
-        _inherit(parent, node, member.mode)
+        inherit(parent, node, member.mode)
         return node
 
     def _link_target(self, member: Member) -> Node:
@@ -211,41 +204,26 @@ class LayerTree:
         return node
 
     def _describe(self, node: Node, member: Member) -> None:
-        """chown, setxattr, chmod and utimes, in dockerd's order; a hard link describes its target anew."""
-        node.uid, node.gid = _owner(node.uid, member.uid), _owner(node.gid, member.gid)
-        if CAPABILITY in node.xattrs and node.type == REG:  # the kernel drops it with a chown
-            node.xattrs = {name: value for name, value in node.xattrs.items() if name != CAPABILITY}
+        """What dockerd does to an inode once it is there, in its order; a hard link describes its target anew."""
+        chown(node, member.uid, member.gid)
         if member.xattrs:
             self._set_xattrs(node, member)
         # dockerd looks for a hard link's target by the name as it stands there, and passes over what it does not find.
         if member.type == LNK and (node.type == SYM or self._follow(member.linkname, follow_last=False) is None):
-            node.mode &= ~_SETUID & ~(_SETGID if node.mode & _GROUP_EXECUTE else 0)  # so does chown(2)
             return
-        _chmod(node, 0o777 if node.type == SYM else member.mode)
-        node.mtime_ns = _checked_time(node, member.mtime_ns)
+        chmod(node, 0o777 if node.type == SYM else member.mode)
+        set_time(node, member.mtime_ns)
 
     def _set_xattrs(self, node: Node, member: Member) -> None:
         found = dict(node.xattrs)
         for name, value in member.xattrs.items():
-            if value and _can_have(node, name, value):  # Go takes a record without a value as none
-                self._check_xattr(node, name, value, member)
+            if value and can_have(node, name, value):  # Go takes a record without a value as none
+                if problem := xattr_problem(node, name, value):
+                    raise self._invalid(member, f"has an xattr {show_name(name)} {problem}")
                 found[name] = value
         if not can_hold(found):
             raise self._invalid(member, f"has {sum(map(len, found.values()))} bytes of xattrs; ext4 holds about 4000")
         node.xattrs = found
-
-    def _check_xattr(self, node: Node, name: bytes, value: bytes, member: Member) -> None:
-        """What the kernel refuses, so dockerd as well."""
-        if not 0 < len(name) <= _MAX_NAME:
-            raise self._invalid(member, f"has an xattr with a name of {len(name)} bytes, expected 1 to {_MAX_NAME}")
-        if name == CAPABILITY and _CAPABILITY_SIZES.get(value[:4][3:]) != len(value):
-            raise self._invalid(member, f"has {show_name(name)} of {len(value)} bytes that say no capabilities")
-        if name.endswith(b"."):
-            raise self._invalid(member, f"has an xattr {show_name(name)}, which is no name")
-        if name in (acl.ACCESS, acl.DEFAULT) and not acl.is_valid(value):
-            raise self._invalid(member, f"has {show_name(name)} that is no valid ACL")
-        if name == acl.DEFAULT and node.type != DIR:
-            raise self._invalid(member, "has a default ACL, but is not a directory")
 
     def _remove(self, children: dict[bytes, Node], name: bytes) -> None:
         """What RemoveAll does."""
@@ -261,51 +239,3 @@ class LayerTree:
 def _children(node: Node) -> dict[bytes, Node]:
     assert node.children is not None
     return node.children
-
-
-def _owner(old: int, new: int) -> int:
-    """What chown(2) makes of a number: 32 bits of it, and -1 changes nothing."""
-    return old if new & 0xFFFFFFFF == 0xFFFFFFFF else new & 0xFFFFFFFF
-
-
-def _checked_time(node: Node, mtime_ns: int) -> int:
-    """dockerd gives what is not in 1970-2262 the time 0, but for symlinks, where it overflows into what ext4 takes."""
-    if node.type != SYM:
-        return mtime_ns if 0 <= mtime_ns < 1 << 63 else 0
-    if mtime_ns == _GO_ZERO_TIME:
-        return _UTIME_OMIT
-    overflown = (mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
-    return max(overflown, -(1 << 31) * 10**9)
-
-
-def _can_have(node: Node, name: bytes, value: bytes) -> bool:
-    """Whether the kernel lets an inode have an xattr; dockerd passes over what it calls not permitted or supported."""
-    if name.startswith(b"user."):
-        return node.type in (REG, DIR)
-    if name in (acl.ACCESS, acl.DEFAULT):
-        return node.type != SYM and acl.is_known_version(value)
-    return not name or name.startswith((b"trusted.", b"security."))
-
-
-def _inherit(parent: Node, node: Node, mode: int) -> None:
-    """What a new inode gets of its directory's default ACL, when it is made with a mode."""
-    default = parent.xattrs.get(acl.DEFAULT)
-    if default is None or node.type == SYM:
-        return
-    if node.type == DIR:
-        node.xattrs = {acl.DEFAULT: default}
-    node.mode = acl.masked_mode(default, mode)
-    _set_access(node, default)
-
-
-def _chmod(node: Node, mode: int) -> None:
-    node.mode = mode
-    if acl.ACCESS in node.xattrs:
-        _set_access(node, node.xattrs[acl.ACCESS])
-
-
-def _set_access(node: Node, access: bytes) -> None:
-    """Keep an access ACL in step with the mode."""
-    changed = acl.with_mode(access, node.mode)
-    others = {name: value for name, value in node.xattrs.items() if name != acl.ACCESS}
-    node.xattrs = others if changed is None else {**others, acl.ACCESS: changed}

@@ -482,7 +482,7 @@ def test_attributes_that_no_inode_can_hold() -> None:
 
 @pytest.mark.parametrize("value", [b"junk", CAP_NET_RAW[:-1], CAP_NET_RAW + b"\0", b"\1\0\0\4" + CAP_NET_RAW[4:]])
 def test_capabilities_are_checked(value: bytes) -> None:
-    expected = f"'f' has 'security.capability' of {len(value)} bytes that say no capabilities"
+    expected = f"'f' has an xattr 'security.capability' of {len(value)} bytes that say no capabilities"
     assert problem_of(file("f").having(**{"security.capability": value})) == expected
 
 
@@ -542,7 +542,7 @@ def test_access_acl_of_a_hard_link_follows_its_mode() -> None:
 )
 def test_invalid_acls_are_refused(value: bytes) -> None:
     for entry, name in ((file("f"), ACCESS), (directory("f"), DEFAULT)):
-        assert problem_of(entry.having(**{name: value})).endswith(f"has {name!r} that is no valid ACL")
+        assert problem_of(entry.having(**{name: value})).endswith(f"has an xattr {name!r} that is no valid ACL")
 
 
 def test_acls_that_the_kernel_passes_over() -> None:
@@ -554,7 +554,10 @@ def test_acls_that_the_kernel_passes_over() -> None:
 def test_default_acl_is_one_of_directories() -> None:
     value = user_acl(7, 5, 0)
     assert xattrs_of(directory("d"), **{DEFAULT: value}) == {DEFAULT.encode(): value}
-    assert problem_of(file("f").having(**{DEFAULT: value})) == "'f' has a default ACL, but is not a directory"
+    assert (
+        problem_of(file("f").having(**{DEFAULT: value}))
+        == f"'f' has an xattr {DEFAULT!r} that only a directory can have"
+    )
 
 
 def test_default_acl_is_inherited() -> None:
