@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import select
 import signal
 import struct
 import sys
@@ -473,6 +474,7 @@ def test_interrupted_while_skopeo_works(output: Path, tmp_path: Path, argument: 
             wait_until_it_waits(process)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 130
+            assert select.select([alive], [], [], 20)[0], "skopeo still runs"
             assert alive.read() == ""
     assert (tmp_path / "log").read_text().lstrip("\n") == "preloader: interrupted; nothing was written\n"
 
