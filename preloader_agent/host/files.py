@@ -160,7 +160,8 @@ class StreamFiles:
 
     def has(self, name: str) -> bool:
         """See Files."""
-        return _resolve(name, self._links) in self._documents | self._layers
+        name = _resolve(name, self._links)
+        return name in self._documents or name in self._layers
 
     def read(self, name: str) -> bytes | None:
         """See Files."""

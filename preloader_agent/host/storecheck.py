@@ -14,7 +14,7 @@ from preloader_agent.host.node import Node
 from preloader_agent.host.storetree import DISK, make_directories, put, store_files
 from preloader_agent.host.tarstream import DIR, REG
 from preloader_agent.host.treecheck import compare_trees
-from preloader_agent.store.digest import CacheID, Link, sha256_digest
+from preloader_agent.store.digest import CacheID, DiffID, Link, sha256_digest
 from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
 from preloader_agent.store.layout import LAYERDB_FILE_MODE, PRIVATE_FILE_MODE
 
@@ -30,8 +30,9 @@ def check_store(filesystem: Ext4, index: DiskIndex, content: bytes) -> Iterator[
     yield from compare_trees(filesystem, _expected_tree(filesystem, index, content), ROOT_INODE, "")
     for path, expected in files.items():
         yield from _check_content(filesystem, path, expected)
+    layers = index.layers_by_chain()
     for image in index.images:
-        yield from _check_config(filesystem, index, image)
+        yield from _check_config(filesystem, image, [layers[chain].diff_id for chain in image.chain])
 
 
 def _check_index(filesystem: Ext4, index: DiskIndex, content: bytes) -> Iterator[Fault]:
@@ -110,7 +111,7 @@ def _check_content(filesystem: Ext4, path: str, expected: bytes) -> Iterator[Fau
         yield fault_of(path, err)
 
 
-def _check_config(filesystem: Ext4, index: DiskIndex, image: ImageRecord) -> Iterator[Fault]:
+def _check_config(filesystem: Ext4, image: ImageRecord, diff_ids: list[DiffID]) -> Iterator[Fault]:
     path = DISK.image_config(image.image_id)
     try:
         config = filesystem.read(path.encode(), MAX_DOCUMENT)
@@ -122,7 +123,7 @@ def _check_config(filesystem: Ext4, index: DiskIndex, image: ImageRecord) -> Ite
     digest = sha256_digest(config)
     if digest != image.image_id:
         yield Fault(path, f"is damaged: its digest is {digest}, expected that of image {image.name}, {image.image_id}")
-    elif _diff_ids(config) != [index.layers_by_chain()[chain].diff_id for chain in image.chain]:
+    elif _diff_ids(config) != diff_ids:
         yield Fault(path, f"names other layers than the index does for image {image.name}")
 
 

@@ -1,4 +1,4 @@
-"""File system trees in memory, and the tree of one layer as dockerd unpacks it.
+"""The tree of one layer, as dockerd unpacks it.
 
 A `LayerTree` does with a layer's members what dockerd does with them in a chroot (moby pkg/archive, Unpack and
 createTarFile; overlayWhiteoutConverter), so that the same layers are refused and the others give the same tree: parents

@@ -740,24 +740,28 @@ def test_interrupted_while_a_layer_does_not_come(busybox: Path, output: Path, tm
         assert_interrupted(process, output)
 
 
-def test_interrupted_while_the_disk_is_written(busybox: Path, output: Path, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "begun")
-    tools = stub(tmp_path / "bin", "qemu-img", f"echo >{tmp_path}/begun; exec sleep 1000")
-    with building(busybox, output, path=tools) as process:
-        (tmp_path / "begun").read_text()
+@contextmanager
+def converting(source: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A build that waits for qemu-img."""
+    folder = output.parent.parent
+    os.mkfifo(folder / "begun")
+    tools = stub(folder / "bin", "qemu-img", f"echo >{folder}/begun; exec sleep 1000")
+    with building(source, output, path=tools) as process:
+        (folder / "begun").read_text()
         assert len(list(output.parent.iterdir())) == 2
         wait_until_it_waits(process)
+        yield process
+
+
+def test_interrupted_while_the_disk_is_written(busybox: Path, output: Path) -> None:
+    with converting(busybox, output) as process:
         process.send_signal(signal.SIGINT)
         assert_interrupted(process, output)
 
 
-def test_interrupted_again_and_again(busybox: Path, output: Path, tmp_path: Path) -> None:
+def test_interrupted_again_and_again(busybox: Path, output: Path) -> None:
     """What removes the unfinished disk is not interrupted."""
-    os.mkfifo(tmp_path / "begun")
-    tools = stub(tmp_path / "bin", "qemu-img", f"echo >{tmp_path}/begun; exec sleep 1000")
-    with building(busybox, output, path=tools) as process:
-        (tmp_path / "begun").read_text()
-        wait_until_it_waits(process)
+    with converting(busybox, output) as process:
         while len(list(output.parent.iterdir())) == 2:
             for number in SIGNALS:
                 process.send_signal(number)

@@ -13,14 +13,20 @@ from typing import NamedTuple
 
 from preloader_agent.errors import InvalidDisk
 from preloader_agent.host.diskimage import DiskImage
-from preloader_agent.host.ext4.layout import EXTENT_MAGIC, FLAG_EXTENTS, INODE, MAGIC, ROOT_INODE
+from preloader_agent.host.ext4.layout import (
+    EXTENT_MAGIC,
+    FLAG_EXTENTS,
+    INCOMPAT,
+    INODE,
+    MAGIC,
+    MAX_EXTENT,
+    ROOT_INODE,
+    SUPERBLOCK_OFFSET,
+)
 from preloader_agent.host.ext4.xattrs import unpack_block, unpack_inline
 from preloader_agent.host.tarstream import BLK, CHR, DIR, FIFO, REG, SYM
 
-_SUPERBLOCK = 1024
-_FEATURE_64BIT = 0x80
 _MAX_DEPTH = 5
-_MAX_WRITTEN = 32768  # blocks; an extent with more is allocated, but unwritten: zeros
 _MAX_DIRECTORY = 1 << 28  # bytes; more than a million names
 _MAX_TARGET = 4096  # bytes; the kernel's limit
 _PIECE = 1 << 20
@@ -57,7 +63,7 @@ class Ext4:
     def __init__(self, image: DiskImage) -> None:
         self._image = image
         self.name = image.name
-        block = image.read_at(_SUPERBLOCK, 1024)
+        block = image.read_at(SUPERBLOCK_OFFSET, 1024)
         if len(block) < 1024 or struct.unpack_from("<H", block, 0x38)[0] != MAGIC:
             raise InvalidDisk(image.name, "holds no ext4 file system; expected a disk made by `preloader build`")
         # The largest block that ext4 knows has 64 KiB; a larger shift would fill the memory.
@@ -66,7 +72,7 @@ class Ext4:
         self.uuid = block[0x68:0x78].hex()
         self._inodes_per_group: int = struct.unpack_from("<I", block, 0x28)[0]
         self._inode_size: int = struct.unpack_from("<H", block, 0x58)[0]
-        is_64bit = struct.unpack_from("<I", block, 0x60)[0] & _FEATURE_64BIT
+        is_64bit = struct.unpack_from("<I", block, 0x60)[0] & INCOMPAT["64bit"]
         self._descriptor_size: int = struct.unpack_from("<H", block, 0xFE)[0] if is_64bit else 32
         self._descriptors = self.block_size * (struct.unpack_from("<I", block, 0x14)[0] + 1)
         self._tables: dict[int, int] = {}
@@ -194,8 +200,8 @@ class Ext4:
             if logical < position or not count:  # a tree that bites its own tail would never end
                 raise self._damaged("extent tree")
             yield None, logical - position
-            is_written = count <= _MAX_WRITTEN
-            length = count if is_written else count - _MAX_WRITTEN
+            is_written = count <= MAX_EXTENT
+            length = count if is_written else count - MAX_EXTENT
             yield physical if is_written else None, length
             position = logical + length
         yield None, max(end - position, 0)
