@@ -11,7 +11,9 @@
     |   `-- CommandFailed      it ran and reported a failure
     |-- NoSpace                there is no room for the disk
     |-- MountError             mount(2) or umount(2) failed
+    |-- DisksMissing           disks that are required did not come: exit code 3
     |-- StoreError             Docker's store, or what stands in it, cannot be used
+    |   `-- StoreFull          there is no room left in it
     `-- VmError                a virtual machine did not do what it was asked within its bound
 
 Library code raises these; only the command lines print them and exit. The text says what failed, on which path or
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
+EXIT_MISSING = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -153,6 +156,24 @@ class StoreError(PreloaderError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
+
+
+class StoreFull(StoreError):
+    """There is no room left in Docker's store: no blocks, no inodes, or no quota."""
+
+
+class DisksMissing(PreloaderError):
+    """Disks that the guest's settings require were not attached in time."""
+
+    exit_code = EXIT_MISSING
+
+    def __init__(self, labels: list[str], seconds: float) -> None:
+        super().__init__(labels, seconds)
+        self.labels = labels
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.labels)}: required, and not attached within {self.seconds:g} s"
 
 
 class VmError(PreloaderError):

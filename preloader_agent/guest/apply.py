@@ -7,10 +7,13 @@ stable storage before images are there, and images before repositories.json name
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from preloader_agent.errors import StoreError
+from preloader_agent.errors import StoreError, StoreFull
 from preloader_agent.guest import log
 from preloader_agent.guest.mounts import sync_filesystem
 from preloader_agent.guest.plan import (
@@ -27,6 +30,7 @@ from preloader_agent.guest.plan import (
     RemoveLeftover,
     SetReferences,
     Sync,
+    describe,
 )
 from preloader_agent.guest.storestate import STAGED_PREFIX, marker_path
 from preloader_agent.store.digest import ChainID
@@ -40,32 +44,56 @@ from preloader_agent.store.layout import (
     link_target,
 )
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
 
 def apply_plan(plan: Plan, store: Store) -> None:
     """Change the store as planned; nothing is touched when there is nothing to do. Raises StoreError."""
-    if not plan.operations:
-        return
-    try:
-        _make_directories(store)
-        for operation, line in zip(plan.operations, plan.describe(), strict=True):
-            log.debug("applying %s", line)
+    if plan.operations:
+        with _store_errors(store):
+            _make_directories(store)
+        apply_operations(plan.operations, store)
+
+
+def apply_operations(operations: Iterable[Operation], store: Store) -> None:
+    """Carry out some operations. Raises StoreError, of which StoreFull says that there is no room."""
+    with _store_errors(store):
+        for operation in operations:
+            log.debug("applying %s", describe(operation))
             _apply(operation, store)
-    except OSError as err:
-        raise StoreError(
-            err.filename or store.root, f"cannot be changed: {err.strerror}; the next pass goes on from here"
-        ) from err
 
 
 def write_file(path: str, content: bytes, mode: int, *, is_durable: bool = True) -> None:
     """Write a whole file in one step: under another name in the same directory, then renamed."""
     temporary = f"{path}.docker-preloader"
-    with open(temporary, "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        if is_durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with _removed_on_failure(temporary):
+        with open(temporary, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            if is_durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _store_errors(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        path = err.filename or store.root
+        if err.errno in _NO_ROOM:
+            raise StoreFull(path, f"{err.strerror}; make room and restart docker-preloader.service") from err
+        raise StoreError(path, f"cannot be changed: {err.strerror}; the next pass goes on from here") from err
+
+
+@contextmanager
+def _removed_on_failure(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        _remove_file(path)
+        raise
 
 
 def _make_directories(store: Store) -> None:
@@ -121,7 +149,7 @@ def _add_layer(layer: AddLayer, store: Store) -> None:
 
 def _add_record(layer: AddLayer, store: Store) -> None:
     """Stage the layer's record, and rename it into place; a broken one that dockerd passes over gives way."""
-    staged = f"{store.layerdb_staging}/{STAGED_PREFIX}{layer.chain_id.hex}"
+    staged = _staged_record(layer.chain_id, store)
     _remove_tree(staged)
     _make_directory(staged, LAYERDB_DIRECTORY_MODE)
     values = {"diff": layer.diff_id, "cache-id": layer.cache_id, "size": str(layer.size), "parent": layer.parent}
@@ -133,6 +161,10 @@ def _add_record(layer: AddLayer, store: Store) -> None:
     os.rename(staged, store.layer_record(layer.chain_id))
 
 
+def _staged_record(chain: ChainID, store: Store) -> str:
+    return f"{store.layerdb_staging}/{STAGED_PREFIX}{chain.hex}"
+
+
 def _mark_image(image: MarkImage, store: Store) -> None:
     """The marker comes before the image: an image of ours is never taken for the user's."""
     _make_directory(store.image_metadata(image.image_id), 0o700)
@@ -141,6 +173,7 @@ def _mark_image(image: MarkImage, store: Store) -> None:
 
 
 def _remove_layer(layer: RemoveLayer, store: Store) -> None:
+    _remove_tree(_staged_record(layer.chain_id, store))
     _retire_record(layer.chain_id, store)
     if layer.link:
         _remove_file(f"{store.links}/{layer.link}")
@@ -149,7 +182,7 @@ def _remove_layer(layer: RemoveLayer, store: Store) -> None:
 
 def _retire_record(chain: ChainID, store: Store) -> None:
     """Take a layer's record away in one step: half a record would be nobody's."""
-    record, retired = store.layer_record(chain), f"{store.layerdb_staging}/{STAGED_PREFIX}{chain.hex}-retired"
+    record, retired = store.layer_record(chain), f"{_staged_record(chain, store)}-retired"
     if os.path.lexists(record):
         _remove_tree(retired)
         os.rename(record, retired)
@@ -171,8 +204,9 @@ def _write_new(path: str, content: str, mode: int) -> None:
 def _replace_symlink(target: str, path: str) -> None:
     temporary = f"{path}.docker-preloader"
     _remove_file(temporary)
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
+    with _removed_on_failure(temporary):
+        os.symlink(target, temporary)
+        os.replace(temporary, path)
 
 
 def _remove_file(path: str) -> None:

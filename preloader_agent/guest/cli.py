@@ -75,7 +75,13 @@ def _run_command() -> int:
     sync.add_argument("--docker-pidfile", metavar="FILE", help="the pid file of the dockerd that uses it")
     sync.add_argument("--device", metavar="DEV", action="append", default=[], help="mount this disk first; may repeat")
     sync.set_defaults(command=_sync)
-    for command in (status, sync):
+    release = commands.add_parser("release", help="take a disk's images out of the store, so that it can be unplugged")
+    release.add_argument("label", metavar="LABEL", help="the disk's label, as status shows it")
+    release.add_argument(
+        "--force", action="store_true", help="also when containers use it, or docker must be restarted"
+    )
+    release.set_defaults(command=_release)
+    for command in (status, sync, release):
         command.add_argument("--run-dir", metavar="DIR", default=defaults.run_dir, help=f"default {defaults.run_dir}")
     options = parser.parse_args()
     return int(options.command(options))
@@ -102,6 +108,20 @@ def _status(options: Namespace) -> int:
     return 0
 
 
+def _release(options: Namespace) -> int:
+    from preloader_agent.guest.control import ask
+    from preloader_agent.guest.releasing import ANSWER_SECONDS
+
+    paths = Paths(run_dir=os.path.abspath(options.run_dir))
+    request = {"request": "release", "label": options.label, "force": options.force}
+    answer = ask(paths.control_socket, request, ANSWER_SECONDS + 30)
+    if not answer["ok"]:
+        log.error("docker-preloader: not released: %s", answer["error"])
+        return EXIT_FAILED
+    print(f"{options.label} is released: {answer.get('device', 'its device')} can be unplugged")
+    return 0
+
+
 def _sync(options: Namespace) -> int:
     from preloader_agent.guest.report import DevicesReport, read_status, write_devices
     from preloader_agent.guest.sync import merge
@@ -111,8 +131,12 @@ def _sync(options: Namespace) -> int:
     devices = [(device, "") for device in options.device]
     if not options.device and not options.docker_root:
         from preloader_agent.guest.devices import Devices
+        from preloader_agent.guest.released import read_released
+        from preloader_agent.guest.settings import read_settings
 
-        devices = [(device.node, device.label) for device in Devices().enumerate()]
+        released = read_released(paths)
+        found = Devices(read_settings()[0].labels).enumerate()
+        devices = [(device.node, device.label) for device in found if device.label not in released]
     refused, status = _attach_devices(paths, devices)
     if not options.device:
         status = 0  # a disk that is not fit is reported, but it was not asked for by name
@@ -125,9 +149,9 @@ def _sync(options: Namespace) -> int:
         status = EXIT_FAILED
     if not wake_daemon(paths.wake_socket, MERGED if has_merged else POSTPONED):
         write_devices(paths, DevicesReport([*_mounted_devices(paths), *refused], []))
-    found = read_status(paths)
-    if found is not None:
-        print(found.headline())
+    report = read_status(paths)
+    if report is not None:
+        print(report.headline())
     return status
 
 

@@ -7,19 +7,23 @@ take the same one twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import pyudev
 
-from preloader_agent.store.index import LABEL_PREFIX
-
 _VIRTIO_BLOCK, _VIRTIO_SCSI = "0x0002", "0x0008"
+# virtio-blk on PCI, transitional and modern (virtio 1.2, 4.1.2)
+_PCI_VIRTIO_BLOCK = ("pci:v00001AF4d00001001", "pci:v00001AF4d00001042")
 _QUEUE = "/run/udev/queue"  # exists while udev has events to work on
 
 
 class Device(NamedTuple):
-    """A block device that is a disk of ours, by its file system, or any that was removed; `action` is udev's."""
+    """A block device that is a disk of ours, by its file system, or any that was removed; `action` is udev's.
+
+    A device of the other subsystem has no label.
+    """
 
     node: str
     label: str
@@ -27,9 +31,14 @@ class Device(NamedTuple):
 
 
 class Devices:
-    """The disks of ours that udev knows, and those that come and go."""
+    """The disks of ours that udev knows, and those that come and go; `labels` are glob patterns.
 
-    def __init__(self) -> None:
+    Events of one more subsystem can be watched: their devices have a node, and no label.
+    """
+
+    def __init__(self, labels: Sequence[str], other_subsystem: str = "") -> None:
+        self.labels = labels
+        self._other_subsystem = other_subsystem
         self._context = pyudev.Context()
         self._monitor = self._start_monitor()
 
@@ -39,10 +48,10 @@ class Devices:
 
     def enumerate(self) -> list[Device]:
         """The disks that are there and initialised by udev."""
-        return list(_ours(self._context.list_devices(subsystem="block", ID_FS_TYPE="ext4")))
+        return list(self._ours(self._context.list_devices(subsystem="block", ID_FS_TYPE="ext4")))
 
-    def events(self) -> list[Device]:
-        """What happened since the last call; after an overflow, everything that is there."""
+    def events(self) -> list[Device] | None:
+        """What happened since the last call; None after an overflow, when only an enumeration tells."""
         found = []
         try:
             while (device := self._monitor.poll(timeout=0)) is not None:
@@ -50,15 +59,17 @@ class Devices:
         except OSError:
             # pyudev 0.24: a monitor that lost events (ENOBUFS) raises for ever; a new one and an enumeration cure it.
             self._monitor = self._start_monitor()
-            return self.enumerate()
-        return list(_ours(found))
+            return None
+        return list(self._ours(found))
 
     def is_settled(self) -> bool:
         """Whether every disk that the VM was started with has been through udev.
 
-        Every virtio-blk function has its disk, and udev knows every disk; with virtio-scsi, whose scan is
-        asynchronous, udev must be idle, too.
+        Every virtio-blk function has its driver and its disk, and udev knows every disk; with virtio-scsi, whose scan
+        is asynchronous, udev must be idle, too.
         """
+        if any(_is_block_function_without_driver(path) for path in _pci_functions()):
+            return False
         virtio = list(_virtio_devices())
         if any(kind == _VIRTIO_BLOCK and not os.path.isdir(f"{path}/block") for kind, path in virtio):
             return False
@@ -69,16 +80,35 @@ class Devices:
     def _start_monitor(self) -> Any:
         monitor = pyudev.Monitor.from_netlink(self._context)
         monitor.filter_by("block")
+        if self._other_subsystem:
+            monitor.filter_by(self._other_subsystem)
         monitor.start()
         return monitor
 
+    def _ours(self, devices: Any) -> Iterator[Device]:
+        for device in devices:
+            node, label = device.device_node, device.properties.get("ID_FS_LABEL", "")
+            is_ext4 = device.properties.get("ID_FS_TYPE") == "ext4"
+            is_disk = is_ext4 and label and any(fnmatchcase(label, pattern) for pattern in self.labels)
+            if node and (is_disk or device.action == "remove" or device.subsystem == self._other_subsystem):
+                yield Device(node, label, device.action or "add")
 
-def _ours(devices: Any) -> Iterator[Device]:
-    for device in devices:
-        node, label = device.device_node, device.properties.get("ID_FS_LABEL", "")
-        is_disk = label.startswith(LABEL_PREFIX) and device.properties.get("ID_FS_TYPE") == "ext4"
-        if node and (is_disk or device.action == "remove"):
-            yield Device(node, label, device.action or "add")
+
+def _pci_functions() -> Iterator[str]:
+    directory = "/sys/bus/pci/devices"
+    if os.path.isdir(directory):
+        for name in os.listdir(directory):
+            yield f"{directory}/{name}"
+
+
+def _is_block_function_without_driver(path: str) -> bool:
+    if os.path.lexists(f"{path}/driver"):
+        return False
+    try:
+        with open(f"{path}/modalias", encoding="ascii") as file:
+            return file.read().startswith(_PCI_VIRTIO_BLOCK)
+    except OSError:  # it was unplugged meanwhile
+        return False
 
 
 def _virtio_devices() -> Iterator[tuple[str, str]]:

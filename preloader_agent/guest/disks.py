@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, MountError, PreloaderError
 from preloader_agent.guest import log
 from preloader_agent.guest.beneath import is_directory_beneath, list_beneath, read_beneath
-from preloader_agent.guest.mounts import list_mounts, mount_disk, unmount
+from preloader_agent.guest.mounts import list_mounts, mount_disk, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.store.digest import DiffID, ImageID, chain_ids, sha256_digest
 from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, ImageRecord, parse_index
@@ -47,10 +48,11 @@ def attach_disk(paths: Paths, device: str, label: str) -> Disk:
     if not label or not _LABEL_CHARACTERS.issuperset(label) or label.startswith("."):
         raise InvalidValue("label", label, "letters, digits, '.', '_' and '-'")
     target = paths.mountpoint(label)
-    known = {mount.target: mount for mount in list_mounts(paths.mounts)}.get(target)
-    if known is not None and known.device != _device_number(device):
-        raise MountError("mount", f"{device} on {target}", errno.EBUSY, f"{known.source} with the same label is there")
-    if known is None:
+    number, mounted = _device_number(device), mounted_device(target)
+    if mounted not in (None, number):
+        other = next((mount.source for mount in list_mounts(paths.mounts) if mount.target == target), "another disk")
+        raise MountError("mount", f"{device} on {target}", errno.EBUSY, f"{other} with the same label is there")
+    if mounted is None:
         log.debug("mounting %s", device)
         mount_disk(device, target)
     try:
@@ -58,7 +60,7 @@ def attach_disk(paths: Paths, device: str, label: str) -> Disk:
     except PreloaderError:
         unmount(target)
         raise
-    if known is None:
+    if mounted is None:
         log.info(
             "mounted %s on %s: %d images, %d layers",
             device,
@@ -69,12 +71,18 @@ def attach_disk(paths: Paths, device: str, label: str) -> Disk:
     return disk
 
 
-def attached_disks(paths: Paths) -> list[Disk]:
-    """Every disk that is mounted now, by label; one that cannot be read any more is reported and left out."""
+def attached_disks(paths: Paths, known: Mapping[str, Disk], without: Collection[str]) -> list[Disk]:
+    """Every disk that is mounted now, by label; one that cannot be read any more is reported and left out.
+
+    `known` are disks by label that were read by this process, `without` the labels of those to leave out.
+    """
     disks = []
     for mount in sorted(list_mounts(paths.mounts), key=lambda mount: mount.target):
+        label = os.path.basename(mount.target)
+        if label in without:
+            continue
         try:
-            disks.append(read_disk(mount.target, mount.source))
+            disks.append(known.get(label) or read_disk(mount.target, mount.source))
         except (PreloaderError, OSError) as err:
             log.error("not reading %s: %s", mount.target, err)
     return disks
@@ -119,12 +127,11 @@ def _check_config(disk: Disk, image: ImageRecord) -> None:
         raise InvalidDisk(f"disk {disk.label} ({disk.device})", what)
 
 
-def _device_number(device: str) -> str:
+def _device_number(device: str) -> int:
     try:
-        number = os.stat(device).st_rdev
+        return os.stat(device).st_rdev
     except OSError as err:
         raise MountError("mount", device, err.errno or 0, f"{err.strerror}; was it unplugged?") from err
-    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def read_label(device: str) -> str:

@@ -52,6 +52,29 @@ def unmount(target: str) -> None:
             raise
 
 
+def mounted_device(target: str) -> int | None:
+    """The number of the device that is mounted on a directory, None where nothing is. Raises OSError."""
+    try:
+        device = os.stat(target).st_dev
+    except FileNotFoundError:
+        return None
+    return device if device != os.stat(os.path.dirname(target)).st_dev else None
+
+
+def is_in_use(device: str) -> bool:
+    """Whether a file system of the device is mounted somewhere, lazily unmounted ones that are in use among them.
+
+    Raises OSError when the device cannot be opened for another reason.
+    """
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))  # open(2): EBUSY for a mounted block device
+    except OSError as err:
+        if err.errno != errno.EBUSY:
+            raise
+        return True
+    return False
+
+
 def sync_filesystem(path: str) -> None:
     """Write everything of the file system that holds `path` to stable storage (syncfs(2))."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

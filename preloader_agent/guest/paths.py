@@ -51,6 +51,16 @@ class Paths(NamedTuple):
         return f"{self.run_dir}/adopted.json"
 
     @property
+    def released(self) -> str:
+        """The disks that were released, and are not mounted again while they stay plugged in."""
+        return f"{self.run_dir}/released.json"
+
+    @property
+    def control_socket(self) -> str:
+        """Where the daemon takes requests."""
+        return f"{self.run_dir}/control"
+
+    @property
     def wake_socket(self) -> str:
         """A datagram here tells the daemon that another process has changed Docker's store."""
         return f"{self.run_dir}/wake"

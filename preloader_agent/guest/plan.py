@@ -7,7 +7,7 @@ that a killed pass is gone on with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from preloader_agent.guest.disks import Disk
@@ -127,11 +127,24 @@ class Plan(NamedTuple):
     adopted: dict[ImageID, frozenset[Reference]]
     problems: tuple[str, ...]
 
-    def describe(self) -> Iterator[str]:
-        """A line for each operation."""
-        for operation in self.operations:
-            subject = operation[0].hex[:12] if operation and isinstance(operation[0], (ChainID, ImageID)) else ""
-            yield f"{type(operation).__name__} {subject}".strip()
+    def adds_from(self, disk: Disk) -> bool:
+        """Whether something of a disk is new to the store."""
+        return any(
+            (isinstance(operation, AddLayer) and operation.diff.startswith(f"{disk.store.root}/"))
+            or (isinstance(operation, MarkImage) and operation.disk.label == disk.label)
+            for operation in self.operations
+        )
+
+    @property
+    def urgent(self) -> tuple[PointLayer, ...]:
+        """What need not wait for docker to stop: a layer's tree is looked up anew for each container."""
+        return tuple(operation for operation in self.operations if isinstance(operation, PointLayer))
+
+
+def describe(operation: Operation) -> str:
+    """An operation in a line, for whoever looks for a fault."""
+    subject = operation[0].hex[:12] if operation and isinstance(operation[0], (ChainID, ImageID)) else ""
+    return f"{type(operation).__name__} {subject}".rstrip()
 
 
 def plan_merge(disks: Iterable[Disk], store: StoreState, adopted: Adopted) -> Plan:
@@ -143,6 +156,22 @@ def plan_merge(disks: Iterable[Disk], store: StoreState, adopted: Adopted) -> Pl
         for image in disk.contents.images:
             planner.adopt(image, disk)
     return planner.finish()
+
+
+def plan_undo(plan: Plan, before: StoreState) -> tuple[Operation, ...]:
+    """What takes back all that a plan adds, whether it was carried out or not; `before` is what it was made for.
+
+    It needs no room. What the plan removes or moves, it does because a disk is gone, and that stays.
+    """
+    operations: list[Operation] = []
+    for operation in reversed(plan.operations):
+        if isinstance(operation, AddImage) and operation.image_id not in before.images:
+            operations.append(RemoveImage(operation.image_id))
+        elif isinstance(operation, MarkImage) and operation.image_id not in before.brought:
+            operations.append(ForgetImage(operation.image_id))
+        elif isinstance(operation, AddLayer):
+            operations.append(RemoveLayer(operation.chain_id, operation.cache_id, operation.link))
+    return tuple(operations)
 
 
 class _Planner:
@@ -170,12 +199,13 @@ class _Planner:
         """Shims of absent disks go, or move to a disk that has the layer, too; then the images that need them."""
         lost = [layer for layer in self.store.layers.values() if layer.shim and not layer.is_sound]
         lost.sort(key=lambda layer: -len(layer.lower))  # children first: what is listed always has its parent
+        moves: list[Operation] = []
         removals: list[Operation] = []
         for layer in lost:
             assert layer.cache_id is not None
             if layer.chain_id in self.sources and layer.is_whole:
                 self.places[layer.chain_id] = layer.link, layer.lower
-                self.operations.append(PointLayer(layer.chain_id, layer.cache_id, *self._trees(layer.chain_id)))
+                moves.append(PointLayer(layer.chain_id, layer.cache_id, *self._trees(layer.chain_id)))
             else:
                 removals.append(RemoveLayer(layer.chain_id, layer.cache_id, layer.link))
         for image_id, brought in self.store.brought.items():
@@ -183,7 +213,7 @@ class _Planner:
                 self.lost_images[image_id] = None
                 self.operations.append(RemoveImage(image_id))
                 self.removed.update(dict.fromkeys(brought.references, image_id))
-        self.operations += removals
+        self.operations += removals + moves  # in this order, because a move needs room for a moment
 
     def keep_links(self) -> None:
         """Layers that a user built on a shim still name its link when the user has loaded the same layer since."""

@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 from preloader_agent.guest.apply import write_file
 from preloader_agent.guest.paths import Paths
 
+MOUNTED, REFUSED, RELEASED = "mounted", "refused", "released"
+_HEADLINE_PROBLEM = 160  # characters of a problem in the line that `systemctl status` shows
+
 
 class DeviceReport(NamedTuple):
-    """A disk that was seen: `state` is mounted or refused, `reason` says why it was refused."""
+    """A disk that was seen: `state` is mounted, refused or released, `reason` says why it was refused."""
 
     label: str
     device: str
@@ -24,13 +27,14 @@ class DeviceReport(NamedTuple):
 
 
 class DevicesReport(NamedTuple):
-    """What the daemon knows: disks, those that did not come, why it could not merge, whether it can at all."""
+    """What the daemon knows: disks, those that did not come, what is wrong, whether it can merge at all."""
 
     disks: list[DeviceReport]
     missing: list[str]
     ready_seconds: float | None = None
-    problem: str = ""
+    problems: tuple[str, ...] = ()
     is_usable: bool = True
+    settings: dict[str, Any] | None = None
 
 
 class Status(NamedTuple):
@@ -45,11 +49,13 @@ class Status(NamedTuple):
     pass_seconds: float | None
     problems: tuple[str, ...]
     is_usable: bool
+    refused: dict[str, str]
+    settings: dict[str, Any] | None
 
     @property
     def pending(self) -> list[str]:
         """The labels of disks that are mounted, and wait for docker's next start."""
-        return sorted(self._mounted - self.merged) if self.is_usable else []
+        return sorted(self._mounted - self.merged - self.refused.keys()) if self.is_usable else []
 
     @property
     def lost(self) -> list[str]:
@@ -64,14 +70,15 @@ class Status(NamedTuple):
     @property
     def all_problems(self) -> list[str]:
         """Everything that a person should look at."""
-        missing = [f"{label} is expected and was not attached in time" for label in self.missing]
-        refused = [f"{d.label} ({d.device}): {d.reason}" for d in self.devices if d.state == "refused"]
+        missing = [f"expected and not attached in time: {', '.join(self.missing)}"] if self.missing else []
+        refused = [f"{d.label} ({d.device}): {d.reason}" for d in self.devices if d.state == REFUSED]
+        no_room = [f"{label} is not in docker's store: {reason}" for label, reason in self.refused.items()]
         lost = [f"{label} was unplugged; its images go at docker's next start" for label in self.lost]
-        return [*missing, *refused, *lost, *self.problems]
+        return [*missing, *refused, *no_room, *lost, *self.problems]
 
     @property
     def _mounted(self) -> frozenset[str]:
-        return frozenset(device.label for device in self.devices if device.state == "mounted")
+        return frozenset(device.label for device in self.devices if device.state == MOUNTED)
 
     def headline(self) -> str:
         """The one line that `systemctl status` shows; ASCII, because sdnotify drops anything else."""
@@ -81,8 +88,11 @@ class Status(NamedTuple):
             line += f", ready in {self.ready_seconds:.1f} s"
         if self.pending:
             line += f"; {count_of(len(self.pending), 'disk')} more at docker's next start"
-        if self.all_problems:
-            line += f"; {count_of(len(self.all_problems), 'problem')}, see docker-preloader status"
+        problems = self.all_problems
+        if problems:
+            first, more = problems[0], len(problems) - 1
+            line += f"; {first if len(first) <= _HEADLINE_PROBLEM else first[:_HEADLINE_PROBLEM] + '...'}"
+            line += f"; {count_of(more, 'more problem')}, see docker-preloader status" * bool(more)
         return line.encode("ascii", "replace").decode()
 
     def as_json(self) -> dict[str, Any]:
@@ -95,12 +105,15 @@ class Status(NamedTuple):
             "problems": self.all_problems,
             "ready_seconds": self.ready_seconds,
             "pass_seconds": self.pass_seconds,
+            "settings": self.settings,
         }
 
     def _state(self, device: DeviceReport) -> str:
-        """adopted, pending, refused, or unused where docker's store is left alone."""
-        if device.state != "mounted":
+        """adopted, pending, refused, released, or unused where docker's store is left alone."""
+        if device.state != MOUNTED:
             return device.state
+        if device.label in self.refused:
+            return REFUSED
         if device.label in self.merged:
             return "adopted"
         return "pending" if self.is_usable else "unused"
@@ -121,11 +134,12 @@ class Status(NamedTuple):
 
 def write_devices(paths: Paths, report: DevicesReport) -> None:
     """Write what is known of devices."""
-    _write(paths.devices_report, {**report._asdict(), "disks": [device._asdict() for device in report.disks]})
+    disks = [device._asdict() for device in report.disks]
+    _write(paths.devices_report, {**report._asdict(), "disks": disks})
 
 
 def write_store(paths: Paths, report: dict[str, Any]) -> None:
-    """Write what a pass found and did: images, layers, merged, problems and pass_seconds."""
+    """Write what a pass found and did: images, layers, merged, refused, problems and pass_seconds."""
     _write(paths.store_report, report)
 
 
@@ -143,8 +157,10 @@ def read_status(paths: Paths) -> Status | None:
         store.get("layers", 0),
         frozenset(store.get("merged", ())),
         store.get("pass_seconds"),
-        (*([devices["problem"]] if devices.get("problem") else []), *store.get("problems", ())),
+        (*devices.get("problems", ()), *store.get("problems", ())),
         devices.get("is_usable", True),
+        store.get("refused", {}),
+        devices.get("settings"),
     )
 
 
@@ -154,7 +170,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 def _write(path: str, document: dict[str, Any]) -> None:
-    write_file(path, json.dumps(document).encode() + b"\n", 0o644, is_durable=False)
+    write_file(path, json.dumps(document).encode() + b"\n", 0o600, is_durable=False)
 
 
 def _read(path: str) -> dict[str, Any] | None:

@@ -1,53 +1,86 @@
-"""When docker is restarted for disks that were plugged: as soon as that disturbs nobody, but not after it failed.
+"""When docker is restarted for disks that were plugged or are to be released, by the policy that the settings ask for.
 
-While something waits there is always a time at which it is looked at again: docker may be starting just now, be busy,
-or have running containers, and the bus may be away for a moment.
+`restart`: at once. `idle`: as soon as that disturbs nobody. `defer`: never, they wait for a start that somebody else
+asks for. While something waits there is always a time at which it is looked at again: docker may be starting just now,
+be busy, or have running containers, and the bus may be away for a moment. After a restart that failed nothing is tried
+again until the next disk.
 """
 
 from __future__ import annotations
 
-import select
 import time
 
 from preloader_agent.guest import log
 from preloader_agent.guest.docker import is_running, query_info
+from preloader_agent.guest.loop import Loop
 from preloader_agent.guest.paths import Paths
+from preloader_agent.guest.settings import DEFER, RESTART
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
 if TYPE_CHECKING:
     from preloader_agent.guest.servicemanager import ServiceManager
 
+DOCKER, MERGE = "docker.service", "docker-preloader-merge.service"
 QUIET_SECONDS = 0.3  # disks plugged within this time of each other cost docker one restart
 LOOK_SECONDS = 10.0  # between two looks at whether docker can be restarted
+START_SECONDS = 1.0  # the same while it is starting
 JOB_SECONDS = 120.0  # after this a restart is no longer waited for
 
 
 class DockerRestart:
-    """The restart that plugged disks wait for; `poll` is told of the bus once there is one."""
+    """The restart that disks wait for. `failure` says why the last one did not do; "" when it did."""
 
-    def __init__(self, paths: Paths, poll: select.poll) -> None:
+    def __init__(self, paths: Paths, loop: Loop, policy: str) -> None:
+        self.policy = policy
+        self.failure = ""
         self._paths = paths
-        self._poll = poll
+        self._loop = loop
         self._manager: ServiceManager | None = None
         self._due: float | None = None
         self._job: bytes | None = None
         self._deadline = 0.0
-        self._has_failed = False
+        self._is_ordered = False
+        self._is_forced = False
         self._reason = ""
 
     def expect_more(self) -> None:
         """A disk was plugged: restart docker soon, others may follow."""
-        self._due = time.monotonic() + QUIET_SECONDS
-        self._has_failed = False
+        self.failure = ""
+        self._wait(QUIET_SECONDS)
 
     def keep_looking(self) -> None:
         """Something waits: look again, unless the last restart failed."""
-        if self._due is None and not self._has_failed:
-            self._due = time.monotonic() + LOOK_SECONDS
+        if self._due is None and not self.failure:
+            self._wait(LOOK_SECONDS)
 
     def forget(self) -> None:
         """Nothing waits any more."""
         self._due = None
+        self._is_ordered = self._is_forced = False
+
+    def order(self, *, is_forced: bool) -> None:
+        """A disk is to be released: whatever the policy, do it now; forced, whatever runs."""
+        self.failure = ""
+        self._is_ordered = True
+        self._is_forced |= is_forced
+        self._due = time.monotonic()
+
+    def objection(self) -> str:
+        """Why docker should not be restarted now, and that will not be otherwise by itself; "" if nothing is known."""
+        if not is_running(self._paths) or self.policy == RESTART:
+            return ""
+        if self.policy == DEFER:
+            return "docker would have to be restarted, and the setting hotplug=defer says no: stop docker first"
+        try:
+            info = query_info()
+        except OSError:  # it is starting, or stopping
+            return ""
+        if info.containers_running and not info.live_restore:
+            return (
+                f"docker would have to be restarted, which stops containers, and {info.containers_running} run: "
+                "stop them, or set live-restore"
+            )
+        return ""
 
     def seconds_left(self) -> float:
         """How long nothing is to be done here."""
@@ -59,41 +92,56 @@ class DockerRestart:
         """Do what is due; whether a restart has ended."""
         has_ended = self._finish()
         if self._due is not None and time.monotonic() >= self._due:
-            self._due = time.monotonic() + LOOK_SECONDS
-            reason = self._reason_to_wait()
+            reason, seconds = self._reason_to_wait()
+            self._due = time.monotonic() + seconds
             if reason and reason != self._reason:
-                log.info("not restarting docker: %s; looking again every %d s", reason, LOOK_SECONDS)
+                log.info("not restarting docker: %s; looking again every %g s", reason, seconds)
             self._reason = reason
             if not reason:
-                self._start()
+                has_ended |= self._start()
         return has_ended
 
-    def _reason_to_wait(self) -> str:
+    def _wait(self, seconds: float) -> None:
+        if self.policy != DEFER:
+            self._due = time.monotonic() + seconds
+
+    def _reason_to_wait(self) -> tuple[str, float]:
+        """Why nothing can be done now, and how many seconds later to look again."""
         if self._job is not None:
-            return "it is being restarted"
+            return "it is being restarted", LOOK_SECONDS
         if not is_running(self._paths):
-            return "it does not run"
+            return ("", LOOK_SECONDS) if self._is_ordered else ("it does not run", LOOK_SECONDS)
         try:
             info = query_info()
         except OSError as err:
-            return f"it does not answer: {err}"
-        if info.containers_running and not info.live_restore:
-            return f"{info.containers_running} containers run"
-        return ""
+            return f"it does not answer: {err}", START_SECONDS
+        is_disturbed = info.containers_running and not info.live_restore
+        if is_disturbed and not self._is_forced and self.policy != RESTART:
+            return f"{info.containers_running} containers run", LOOK_SECONDS
+        return "", LOOK_SECONDS
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Have docker restarted, or the merge unit started where it does not run; whether that has failed already."""
         try:
             if self._manager is None:
                 from preloader_agent.guest.servicemanager import ServiceManager
 
                 self._manager = ServiceManager()
-                self._poll.register(self._manager.fileno, select.POLLIN)
-            self._job = self._manager.restart("docker.service")
-            self._deadline = time.monotonic() + JOB_SECONDS
-            log.info("restarting docker for the disks that were plugged")
+                self._loop.watch(self._manager.fileno, lambda: None)  # `act` follows, and looks at what came
+            if is_running(self._paths):
+                log.info("restarting docker for the disks that were plugged or released")
+                self._job = self._manager.restart(DOCKER)
+            else:
+                self._job = self._manager.start(MERGE)
         except (OSError, ImportError) as err:
-            log.warning("not restarting docker: %s; `systemctl restart docker` makes the new images usable", err)
+            problem = f"docker cannot be restarted: {err}; `systemctl restart docker` makes the change"
+            log.warning("%s", problem)
             self._drop_manager()
+            self.failure = problem if self._is_ordered else ""  # for plugged disks it is tried again
+            return self._is_ordered
+        self._deadline = time.monotonic() + JOB_SECONDS
+        self._is_ordered = self._is_forced = False
+        return False
 
     def _finish(self) -> bool:
         if self._manager is None:
@@ -110,15 +158,15 @@ class DockerRestart:
         if not results or self._job is None:
             return False
         self._job = None
-        self._has_failed = results[0] != "done"
-        if self._has_failed:
-            self._due = None
-            log.error("restarted docker: %s; not trying again: see `systemctl status docker`", results[0])
+        if results[0] == "done":
+            self.failure = ""
         else:
-            log.info("restarted docker: done")
+            self._due = None
+            self.failure = f"docker's restart: {results[0]}; not trying again: see `systemctl status docker`"
+            log.error("%s", self.failure)
         return True
 
     def _drop_manager(self) -> None:
         if self._manager is not None:
-            self._poll.unregister(self._manager.fileno)
+            self._loop.forget(self._manager.fileno)
         self._manager = self._job = None

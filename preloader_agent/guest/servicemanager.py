@@ -40,6 +40,10 @@ class ServiceManager:
             self._bus.match_signal(_SERVICE, _PATH, _MANAGER, b"JobRemoved", self._callback)
         self.fileno = int(self._bus.get_fd())  # readable when there may be a signal
 
+    def start(self, unit: str) -> bytes:
+        """Start a unit and return the job. Raises OSError."""
+        return bytes(self._call(b"StartUnit", b"ss", [unit.encode(), b"replace"]))
+
     def restart(self, unit: str) -> bytes:
         """Start a restart and return its job; the count of recent starts is reset first. Raises OSError."""
         name = unit.encode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from preloader_agent.errors import InvalidValue, StoreError
@@ -25,7 +25,7 @@ STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stage
 class StoredLayer(NamedTuple):
     """A layer's record; `shim` is where a shim's `diff` points, None for a layer of docker's own.
 
-    It is whole when all its files are there, and sound when its tree is, too.
+    It is whole when all its files are there, and sound when its tree is, too, and is to stay.
     """
 
     chain_id: ChainID
@@ -55,21 +55,35 @@ class StoreState(NamedTuple):
     leftovers: tuple[str, ...]
 
 
-def read_store(store: Store) -> StoreState:
-    """Read a store; one that does not exist is empty. Raises StoreError when it cannot be read, or used."""
+def read_store(store: Store, leaving: Collection[str] = ()) -> StoreState:
+    """Read a store; one that does not exist is empty. Raises StoreError when it cannot be read, or used.
+
+    `leaving` are mount points of disks that are still there, but whose layers count as gone.
+    """
     try:
-        return _read_state(store)
+        return _read_state(store, tuple(f"{mountpoint}/" for mountpoint in leaving))
     except OSError as err:
         raise StoreError(err.filename or store.root, f"cannot be read: {err.strerror}; nothing was changed") from err
 
 
-def _read_state(store: Store) -> StoreState:
+def read_layers(store: Store, leaving: tuple[str, ...] = ()) -> Iterator[StoredLayer]:
+    """The layers that are recorded; `leaving` are paths, shims below which are not sound. Raises OSError."""
+    for name in _list(store.layerdb):
+        try:
+            chain = ChainID(f"sha256:{name}")
+        except InvalidValue:
+            continue  # dockerd's own leftovers, "<chain>-<random>-removing"
+        if not os.path.islink(store.layer_record(chain)):
+            yield _read_layer(store, chain, leaving)
+
+
+def _read_state(store: Store, leaving: tuple[str, ...]) -> StoreState:
     drivers = _list(f"{store.root}/image")
     if drivers and "overlay2" not in drivers:
         raise StoreError(
             store.root, f"docker keeps its images with {drivers[0]}, not overlay2; its store is left alone"
         )
-    layers = {layer.chain_id: layer for layer in _read_layers(store)}
+    layers = {layer.chain_id: layer for layer in read_layers(store, leaving)}
     images = frozenset(_read_images(store))
     return StoreState(
         layers,
@@ -90,17 +104,7 @@ def marker_path(store: Store, image: ImageID) -> str:
     return f"{store.image_metadata(image)}/{MARKER}"
 
 
-def _read_layers(store: Store) -> Iterator[StoredLayer]:
-    for name in _list(store.layerdb):
-        try:
-            chain = ChainID(f"sha256:{name}")
-        except InvalidValue:
-            continue  # dockerd's own leftovers, "<chain>-<random>-removing"
-        if not os.path.islink(store.layer_record(chain)):
-            yield _read_layer(store, chain)
-
-
-def _read_layer(store: Store, chain: ChainID) -> StoredLayer:
+def _read_layer(store: Store, chain: ChainID, leaving: tuple[str, ...]) -> StoredLayer:
     record = store.layer_record(chain)
     try:
         cache_id = CacheID(_read(f"{record}/cache-id"))
@@ -113,7 +117,8 @@ def _read_layer(store: Store, chain: ChainID) -> StoredLayer:
     has_place = bool(link) and bool(lower) == os.path.exists(f"{record}/parent")
     has_record = bool(_read(f"{record}/diff")) and bool(_read(f"{record}/size"))
     is_whole = has_place and has_record
-    return StoredLayer(chain, cache_id, link, lower, shim, is_whole, is_whole and os.path.isdir(diff))
+    is_sound = is_whole and os.path.isdir(diff) and not (shim or "").startswith(leaving)
+    return StoredLayer(chain, cache_id, link, lower, shim, is_whole, is_sound)
 
 
 def _read_images(store: Store) -> Iterator[ImageID]:

@@ -1,7 +1,8 @@
 """One pass: the mounted disks and Docker's store in, a merged store out. `merge` is the guest pipeline.
 
 mounted disks -> store -> plan -> apply -> report. The daemon makes a pass before it is ready, the merge unit between a
-stop and a start of docker, and `docker-preloader sync` whenever somebody asks. While dockerd runs, nothing is changed.
+stop and a start of docker, and `docker-preloader sync` whenever somebody asks. While dockerd may run, `prepare` looks
+what there is to do, and leaves it to docker's next start.
 """
 
 from __future__ import annotations
@@ -10,45 +11,67 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from preloader_agent.errors import InvalidValue
+from preloader_agent.errors import InvalidValue, StoreError, StoreFull
 from preloader_agent.guest import log
-from preloader_agent.guest.apply import apply_plan, write_file
-from preloader_agent.guest.disks import attached_disks
+from preloader_agent.guest.apply import apply_operations, apply_plan, write_file
+from preloader_agent.guest.containers import containers_using
+from preloader_agent.guest.disks import Disk, attached_disks
 from preloader_agent.guest.docker import is_running
+from preloader_agent.guest.mounts import mounted_device, unmount
 from preloader_agent.guest.paths import Paths
-from preloader_agent.guest.plan import Plan, plan_merge
+from preloader_agent.guest.plan import Adopted, Plan, plan_merge, plan_undo
+from preloader_agent.guest.released import drop_released, read_released
 from preloader_agent.guest.report import count_of, write_store
 from preloader_agent.guest.storestate import read_store
 from preloader_agent.store.digest import ImageID
 from preloader_agent.store.reference import Reference
 
 
-def merge(paths: Paths) -> bool:
+class _Outcome(NamedTuple):
+    """What a pass came to: its last plan, the disks that are served, and why others are not, by label."""
+
+    plan: Plan
+    served: list[Disk]
+    refused: dict[str, str]
+
+
+def merge(paths: Paths, known: Mapping[str, Disk] | None = None) -> bool:
     """Make the store show the mounted disks; False, and a pending mark, when that must wait for docker to stop.
 
-    Raises StoreError, and nothing that dockerd relies on is half done.
+    `known` are disks by label that were read already. Raises StoreError, and nothing that dockerd relies on is half
+    done.
     """
     started = time.monotonic()
     with exclusive(paths):
-        disks = attached_disks(paths)
-        store = read_store(paths.store)
-        plan = plan_merge(disks, store, _read_adopted(paths))
-        if plan.operations and is_running(paths):
-            mark_pending(paths)
-            return False
-        apply_plan(plan, paths.store)
-        _write_adopted(paths, plan)
-        _write_report(paths, plan, [disk.label for disk in disks], time.monotonic() - started)
-        _clear_pending(paths)
-    for problem in plan.problems:
+        if is_running(paths):
+            return _prepare(paths, known or {})
+        leaving = _leaving(paths)
+        disks = attached_disks(paths, known or {}, leaving)
+        outcome = _change_store(paths, disks, leaving, _read_adopted(paths))
+        for label in leaving:
+            _unmount_released(paths, label)
+        _finish(paths, outcome, time.monotonic() - started)
+    for problem in outcome.plan.problems:
         log.warning("%s", problem)
-    if plan.operations:
-        what, whence = count_of(len(plan.images), "image"), count_of(len(disks), "disk")
+    for label, reason in outcome.refused.items():
+        log.error("not adopting %s: %s", label, reason)
+    if outcome.plan.operations:
+        what, whence = count_of(len(outcome.plan.images), "image"), count_of(len(outcome.served), "disk")
         log.info("merged %s from %s in %.3f s", what, whence, time.monotonic() - started)
     return True
+
+
+def prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
+    """Whether the store shows the mounted disks; if not, a pending mark is made, and what is urgent is done.
+
+    For whenever dockerd may run. Raises StoreError.
+    """
+    with exclusive(paths):
+        return _prepare(paths, known)
 
 
 @contextmanager
@@ -60,30 +83,108 @@ def exclusive(paths: Paths) -> Iterator[None]:
         yield
 
 
-def mark_pending(paths: Paths) -> None:
-    """Have the merge unit run before docker's next start."""
+def request_pass(paths: Paths) -> None:
+    """Have the merge unit run before docker's next start: it looks for this file."""
     with open(paths.pending, "wb"):
         pass
 
 
-def _clear_pending(paths: Paths) -> None:
+def _prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
+    started = time.monotonic()
+    released = read_released(paths)
+    disks = attached_disks(paths, known, released)
+    try:
+        plan = plan_merge(disks, read_store(paths.store, _mountpoints(paths, released)), _read_adopted(paths))
+    except StoreError:
+        request_pass(paths)  # by then it may be repaired
+        raise
+    apply_operations(plan.urgent, paths.store)
+    if len(plan.operations) > len(plan.urgent) or any(mounted_device(paths.mountpoint(label)) for label in released):
+        request_pass(paths)
+        return False
+    _finish(paths, _Outcome(plan, disks, {}), time.monotonic() - started)
+    return True
+
+
+def _leaving(paths: Paths) -> list[str]:
+    """The labels of disks that are to leave now; a release is taken back where containers have come to use the disk."""
+    leaving = []
+    for label, is_forced in read_released(paths).items():
+        users = [] if is_forced else containers_using(paths.store, paths.mountpoint(label))
+        if users:
+            log.warning("not releasing %s: containers use it: %s", label, ", ".join(users))
+            drop_released(paths, label)
+        else:
+            leaving.append(label)
+    return leaving
+
+
+def _change_store(paths: Paths, disks: Sequence[Disk], leaving: list[str], adopted: Adopted) -> _Outcome:
+    """All disks at once; where there is no room for all of them, one by one, and as many as there is room for."""
+    plan, problem = _attempt(paths, disks, leaving, adopted)
+    if problem is None:
+        return _Outcome(plan, list(disks), {})
+    log.warning("%s; trying one disk at a time", problem)
+    served = [disk for disk in disks if not plan.adds_from(disk)]
+    refused: dict[str, str] = {}
+    for disk in disks:
+        if plan.adds_from(disk):
+            _, problem = _attempt(paths, [*served, disk], leaving, adopted)
+            if problem is None:
+                served.append(disk)
+            else:
+                refused[disk.label] = str(problem)
+    plan, problem = _attempt(paths, served, leaving, adopted)
+    if problem is not None:
+        raise problem
+    return _Outcome(plan, served, refused)
+
+
+def _attempt(
+    paths: Paths, disks: Sequence[Disk], leaving: list[str], adopted: Adopted
+) -> tuple[Plan, StoreFull | None]:
+    """Plan and apply; when there is no room, the store is left as it was. Raises StoreError."""
+    store = read_store(paths.store, _mountpoints(paths, leaving))
+    plan = plan_merge(disks, store, adopted)
+    try:
+        apply_plan(plan, paths.store)
+    except StoreFull as err:
+        apply_operations(plan_undo(plan, store), paths.store)
+        return plan, err
+    return plan, None
+
+
+def _mountpoints(paths: Paths, labels: Iterable[str]) -> list[str]:
+    return [paths.mountpoint(label) for label in labels]
+
+
+def _unmount_released(paths: Paths, label: str) -> None:
+    if mounted_device(paths.mountpoint(label)) is not None:
+        unmount(paths.mountpoint(label))
+        log.info("released %s: its images are out of docker's store, and it is unmounted", label)
+
+
+def _finish(paths: Paths, outcome: _Outcome, seconds: float) -> None:
+    _write_adopted(paths, outcome.plan)
+    _write_report(paths, outcome, seconds)
     if os.path.exists(paths.pending):
         os.unlink(paths.pending)
 
 
-def _write_report(paths: Paths, plan: Plan, labels: list[str], seconds: float) -> None:
+def _write_report(paths: Paths, outcome: _Outcome, seconds: float) -> None:
     images = [
         {"id": image.image_id, "references": image.references, "size": image.size, "disk": label}
-        for image, label in plan.images
+        for image, label in outcome.plan.images
     ]
-    layers = {chain for image, _ in plan.images for chain in image.chain}
+    layers = {chain for image, _ in outcome.plan.images for chain in image.chain}
     write_store(
         paths,
         {
             "images": images,
             "layers": len(layers),
-            "merged": labels,
-            "problems": plan.problems,
+            "merged": [disk.label for disk in outcome.served],
+            "refused": outcome.refused,
+            "problems": outcome.plan.problems,
             "pass_seconds": round(seconds, 4),
         },
     )

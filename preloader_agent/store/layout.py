@@ -69,6 +69,11 @@ class Store(NamedTuple):
         return f"{self.root}/image/overlay2/layerdb/tmp"
 
     @property
+    def container_layers(self) -> str:
+        """Where dockerd notes which layer each container was made on."""
+        return f"{self.root}/image/overlay2/layerdb/mounts"
+
+    @property
     def layers(self) -> str:
         """The directory of layers, each named by its CacheID."""
         return f"{self.root}/overlay2"
@@ -85,6 +90,10 @@ class Store(NamedTuple):
     def image_metadata(self, image: ImageID) -> str:
         """The directory of what dockerd notes about an image; deleted by dockerd with the image."""
         return f"{self.images_metadata}/{image.hex}"
+
+    def container_config(self, container: str) -> str:
+        """What dockerd knows of a container, its name among it."""
+        return f"{self.root}/containers/{container}/config.v2.json"
 
     def layer_record(self, chain: ChainID) -> str:
         """The directory that records a layer."""

@@ -10,6 +10,7 @@ import pytest
 
 from preloader_agent.errors import StoreError
 from preloader_agent.guest.disks import Disk
+from preloader_agent.guest.plan import describe
 from preloader_agent.guest.storestate import read_store
 from preloader_agent.store.digest import CacheID, ChainID, Link, chain_ids
 from preloader_agent.store.layout import STORE_DIRECTORIES, Store
@@ -281,6 +282,6 @@ def test_a_damaged_repositories_file_stops_the_pass_before_anything_is_changed(s
 
 
 def test_a_plan_describes_itself(store: Store, disk: Disk) -> None:
-    lines = list(make_pass(store, [disk]).describe())
+    lines = [describe(operation) for operation in make_pass(store, [disk]).operations]
     assert lines[0] == f"AddLayer {chain_of('base')[0].hex[:12]}"
     assert lines[-2:] == ["Sync", "SetReferences"]

@@ -132,8 +132,8 @@ def test_a_missing_disk_is_named_and_docker_starts(tree: Path, disks: list[Path]
         assert images_of(guest) == {BUSYBOX}
         assert status_of(guest)["missing"] == ["dpl-0123456789ab"]
         assert 29 < status_of(guest)["ready_seconds"] < 45
-        assert "dpl-0123456789ab is expected" in guest.succeed("docker-preloader status")
-        assert "1 problem" in guest.succeed("systemctl show --property=StatusText docker-preloader")
+        assert "expected and not attached in time: dpl-0123456789ab" in guest.succeed("docker-preloader status")
+        assert "in time: dpl-0123456789ab" in guest.succeed("systemctl show --property=StatusText docker-preloader")
 
 
 def spoil_index(disk: Path) -> None:

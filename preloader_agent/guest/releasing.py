@@ -1,0 +1,139 @@
+"""Requests to release a disk, from when they come until each is answered.
+
+A release that nothing speaks against is noted; then docker is restarted, and the merge unit takes the disk's images out
+of the store and unmounts it, by the same path as they came. The answer is given when no file system of the device is
+left: then it is safe to pull.
+"""
+
+from __future__ import annotations
+
+import time
+
+from preloader_agent.guest.attachment import Attachments
+from preloader_agent.guest.containers import containers_using, is_served_from
+from preloader_agent.guest.control import Request
+from preloader_agent.guest.mounts import is_in_use, mounted_device, unmount
+from preloader_agent.guest.paths import Paths
+from preloader_agent.guest.released import add_released, drop_released, read_released
+from preloader_agent.guest.report import MOUNTED, DeviceReport
+from preloader_agent.guest.restart import DockerRestart
+from preloader_agent.guest.sync import exclusive, request_pass
+
+ANSWER_SECONDS = 150.0  # docker's stop and start, and the pass between them
+IN_USE_SECONDS = 5.0  # what still uses an unmounted disk may be about to let go of it
+_LOOK_SECONDS = 0.1
+
+
+class Releases:
+    """Those that are under way, by label."""
+
+    def __init__(self, paths: Paths, attachments: Attachments, restart: DockerRestart) -> None:
+        self._paths = paths
+        self._attachments = attachments
+        self._restart = restart
+        self._requests: dict[str, list[Request]] = {}
+        self._deadlines: dict[str, float] = {}
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether a request has not been answered yet."""
+        return bool(self._requests)
+
+    def seconds_left(self) -> float:
+        """How long nothing is to be done here."""
+        if not self._requests:
+            return float("inf")
+        if any(not self._is_mounted(label) for label in self._requests):
+            return _LOOK_SECONDS
+        return max(min(self._deadlines.values()) - time.monotonic(), 0.0)
+
+    def begin(self, request: Request) -> None:
+        """Note a release, and have docker restarted for it, or say what speaks against it. Raises OSError."""
+        label = request.label
+        report = self._attachments.find(label)
+        if report is None:
+            there = ", ".join(sorted(self._attachments.labels)) or "none"
+            _refuse(request, f"there is no disk {label}; the disks here are: {there}")
+            return
+        if report.state == MOUNTED and label not in self._requests:
+            users = containers_using(self._paths.store, self._paths.mountpoint(label))
+            if users and not request.is_forced:
+                _refuse(request, f"containers use {label}: {', '.join(users)}; remove them, or force it", users)
+                return
+            objection = self._start(label, is_forced=request.is_forced)
+            if objection:
+                _refuse(request, objection)
+                return
+        self._requests.setdefault(label, []).append(request)
+        self._deadlines[label] = time.monotonic() + ANSWER_SECONDS
+        self.settle()
+
+    def settle(self) -> bool:
+        """Answer what can be answered; whether there was any."""
+        if self._requests:
+            self._attachments.note_released()
+        outcomes = {label: self._outcome(label) for label in self._requests}
+        for label, outcome in outcomes.items():
+            if outcome is not None:
+                del self._deadlines[label]
+                for request in self._requests.pop(label):
+                    request.answer(outcome)
+        return any(outcomes.values())
+
+    def _start(self, label: str, *, is_forced: bool) -> str:
+        """Note the release and see to the pass that carries it out; or why not."""
+        with exclusive(self._paths):
+            if not is_served_from(self._paths.store, self._paths.mountpoint(label)):
+                add_released(self._paths, label, is_forced=is_forced)
+                unmount(self._paths.mountpoint(label))
+                return ""
+        objection = "" if is_forced else self._restart.objection()
+        if not objection:
+            with exclusive(self._paths):
+                add_released(self._paths, label, is_forced=is_forced)
+                request_pass(self._paths)
+            self._restart.order(is_forced=is_forced)
+        return objection
+
+    def _outcome(self, label: str) -> dict[str, object] | None:
+        """The answer, once there is one."""
+        report = self._attachments.find(label)
+        if report is None:
+            return {"ok": True, "label": label}  # it was pulled meanwhile
+        if self._is_mounted(label) and report.state == MOUNTED:
+            return self._outcome_of_mounted(label)
+        return self._outcome_of_unmounted(label, report)
+
+    def _outcome_of_mounted(self, label: str) -> dict[str, object] | None:
+        users: list[str] = []
+        if label not in read_released(self._paths):  # taken back by the pass, which found containers that use it
+            users = containers_using(self._paths.store, self._paths.mountpoint(label))
+            problem = f"containers have come to use {label}: {', '.join(users)}; remove them, or force it"
+        elif self._restart.failure:
+            problem = self._restart.failure
+        elif time.monotonic() > self._deadlines[label]:
+            problem = f"docker has not been restarted within {ANSWER_SECONDS:.0f} s"
+        else:
+            return None
+        with exclusive(self._paths):
+            drop_released(self._paths, label)
+        return {"ok": False, "error": problem, **({"containers": users} if users else {})}
+
+    def _outcome_of_unmounted(self, label: str, report: DeviceReport) -> dict[str, object] | None:
+        try:
+            if not is_in_use(report.device):
+                return {"ok": True, "label": label, "device": report.device}
+        except OSError:  # it was pulled meanwhile
+            return {"ok": True, "label": label}
+        self._deadlines[label] = min(self._deadlines[label], time.monotonic() + IN_USE_SECONDS)
+        if time.monotonic() < self._deadlines[label]:
+            return None
+        problem = f"{label} is out of docker's store and unmounted, but something still uses {report.device}"
+        return {"ok": False, "error": problem}
+
+    def _is_mounted(self, label: str) -> bool:
+        return mounted_device(self._paths.mountpoint(label)) is not None
+
+
+def _refuse(request: Request, error: str, containers: list[str] | None = None) -> None:
+    request.answer({"ok": False, "error": error, **({"containers": containers} if containers else {})})
