@@ -30,9 +30,10 @@ from preloader_agent.guest.plan import (
     RemoveLeftover,
     SetReferences,
     Sync,
+    WriteReferences,
     describe,
 )
-from preloader_agent.guest.storestate import STAGED_PREFIX, marker_path
+from preloader_agent.guest.storestate import STAGED_PREFIX, marker_path, new_references_path
 from preloader_agent.store.digest import ChainID
 from preloader_agent.store.layout import (
     LAYER_DIRECTORY_MODE,
@@ -63,16 +64,13 @@ def apply_operations(operations: Iterable[Operation], store: Store) -> None:
             _apply(operation, store)
 
 
-def write_file(path: str, content: bytes, mode: int, *, is_durable: bool = True) -> None:
+def write_file(path: str, content: bytes, mode: int) -> None:
     """Write a whole file in one step: under another name in the same directory, then renamed."""
     temporary = f"{path}.docker-preloader"
     with _removed_on_failure(temporary):
         with open(temporary, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
-            if is_durable:
-                file.flush()
-                os.fsync(file.fileno())
         os.replace(temporary, path)
 
 
@@ -117,9 +115,12 @@ def _apply(operation: Operation, store: Store) -> None:
         _mark_image(operation, store)
     elif isinstance(operation, AddImage):
         content = operation.disk.read_config(operation.image_id)
-        write_file(store.image_config(operation.image_id), content, PRIVATE_FILE_MODE, is_durable=False)
+        write_file(store.image_config(operation.image_id), content, PRIVATE_FILE_MODE)
+    elif isinstance(operation, WriteReferences):
+        content = operation.repositories.encode()
+        write_file(new_references_path(store), content, PRIVATE_FILE_MODE)
     elif isinstance(operation, SetReferences):
-        write_file(store.repositories, operation.repositories.encode(), PRIVATE_FILE_MODE)
+        os.replace(new_references_path(store), store.repositories)
     else:
         _remove(operation, store)
 
@@ -169,7 +170,7 @@ def _mark_image(image: MarkImage, store: Store) -> None:
     """The marker comes before the image: an image of ours is never taken for the user's."""
     _make_directory(store.image_metadata(image.image_id), 0o700)
     marker = json.dumps({"references": image.references, "disk": image.disk.label}).encode()
-    write_file(marker_path(store, image.image_id), marker, PRIVATE_FILE_MODE, is_durable=False)
+    write_file(marker_path(store, image.image_id), marker, PRIVATE_FILE_MODE)
 
 
 def _remove_layer(layer: RemoveLayer, store: Store) -> None:

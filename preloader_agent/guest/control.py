@@ -70,7 +70,8 @@ class Control:
     def _accept(self) -> None:
         client, _ = self._listener.accept()
         _, user, _ = struct.unpack("3i", client.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i")))
-        if user != 0 or len(self._streams) >= _MAX_CLIENTS:
+        # The daemon's own user is root.
+        if user != os.geteuid() or len(self._streams) >= _MAX_CLIENTS:
             client.close()
             return
         client.setblocking(False)
@@ -200,8 +201,10 @@ def ask(socket_path: str, request: dict[str, Any], timeout: float) -> dict[str, 
             raise PreloaderError("docker-preloader.service does not run: start it, and try again") from err
         except TimeoutError as err:
             raise PreloaderError(f"docker-preloader.service has not answered within {timeout:g} s") from err
+        except (BrokenPipeError, ConnectionResetError):
+            line = b""
     if not line.endswith(b"\n"):
-        raise PreloaderError("docker-preloader.service has ended, or refused to talk: only root may ask")
+        raise PreloaderError("docker-preloader.service has ended, or does not talk to you: only root may ask")
     answer: dict[str, Any] = json.loads(line)
     return answer
 

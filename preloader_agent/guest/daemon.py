@@ -31,7 +31,7 @@ from preloader_agent.guest.wake import MERGED, open_wake_socket
 
 SETTLE_SECONDS = 10.0  # how long docker's start waits for udev to finish with what is there, when nothing was announced
 GRACE_SECONDS = 30.0  # from the end of the wait for disks to READY=1: a pass over many disks
-TICK_SECONDS = 15.0  # the watchdog is fed at least this often; the unit allows 60 s
+TICK_SECONDS = 20.0  # the watchdog is fed at least this often; the unit allows 60 s
 
 
 class Daemon:
@@ -94,13 +94,11 @@ class Daemon:
             seconds = min(seconds, SETTLE_SECONDS)
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={(seconds + GRACE_SECONDS) * 1e6:.0f}")
         deadline = time.monotonic() + seconds
+        is_settled = expect.is_automatic and self._devices.is_settled()
         self._attachments.attach(self._devices.enumerate())
         while not self._is_stopping:
-            if expect.is_automatic and self._devices.is_settled():
-                self._attachments.attach(self._devices.enumerate())  # udev knows a disk before its event is here
-                return
             self._missing = expect.missing(self._attachments.labels)
-            if not expect.is_automatic and not self._missing:
+            if is_settled or not (expect.is_automatic or self._missing):
                 return
             left = deadline - time.monotonic()
             if left <= 0:
@@ -108,6 +106,9 @@ class Daemon:
                 return
             # udev finishes a device without an event for us, too, so look again soon.
             self._loop.wait(min(left, 0.1 if expect.is_automatic else left))
+            is_settled = expect.is_automatic and self._devices.is_settled()
+            if is_settled:  # udev knows a disk before its event is here
+                self._attachments.attach(self._devices.enumerate())
 
     def _merge(self) -> None:
         try:
@@ -138,6 +139,8 @@ class Daemon:
         if events is None:
             self._watch_monitor()
             self._look_again()
+            return
+        if not events:  # those of other disks
             return
         before = dict(self._attachments.disks)
         for event in events:

@@ -98,10 +98,14 @@ class Sync(NamedTuple):
     """Have everything so far on stable storage before anything that follows."""
 
 
-class SetReferences(NamedTuple):
-    """Replace repositories.json."""
+class WriteReferences(NamedTuple):
+    """Write what repositories.json is to hold, beside it."""
 
     repositories: Repositories
+
+
+class SetReferences(NamedTuple):
+    """Put what was written in the place of repositories.json."""
 
 
 Operation = (
@@ -114,6 +118,7 @@ Operation = (
     | MarkImage
     | AddImage
     | Sync
+    | WriteReferences
     | SetReferences
     | ForgetImage
 )
@@ -251,7 +256,7 @@ class _Planner:
             self.operations += [*self.new_images.values(), Sync()]
             self.operations += [AddImage(image.image_id, image.disk) for image in self.new_images.values()]
         if repositories != self.store.repositories:
-            self.operations += [Sync(), SetReferences(repositories)]
+            self.operations += [WriteReferences(repositories), Sync(), SetReferences()]
         self.operations += [ForgetImage(image) for image in self.lost_images if image not in self.new_images]
         return Plan(tuple(self.operations), tuple(self.images.values()), self.adopted, tuple(self.problems))
 

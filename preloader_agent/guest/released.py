@@ -41,6 +41,6 @@ def drop_released(paths: Paths, label: str) -> None:
 
 def _write(paths: Paths, released: dict[str, bool]) -> None:
     if released:
-        write_file(paths.released, json.dumps(released).encode(), 0o600, is_durable=False)
+        write_file(paths.released, json.dumps(released).encode(), 0o600)
     elif os.path.exists(paths.released):
         os.unlink(paths.released)

@@ -170,7 +170,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 def _write(path: str, document: dict[str, Any]) -> None:
-    write_file(path, json.dumps(document).encode() + b"\n", 0o600, is_durable=False)
+    write_file(path, json.dumps(document).encode() + b"\n", 0o600)
 
 
 def _read(path: str) -> dict[str, Any] | None:

@@ -144,6 +144,11 @@ def _read_brought(store: Store) -> Iterator[tuple[ImageID, BroughtImage]]:
         yield image, BroughtImage(chain, references)
 
 
+def new_references_path(store: Store) -> str:
+    """What is to become repositories.json."""
+    return f"{store.repositories}.docker-preloader-new"
+
+
 def _image_ids(directory: str) -> Iterator[ImageID]:
     for name in _list(directory):
         try:
@@ -153,6 +158,8 @@ def _image_ids(directory: str) -> Iterator[ImageID]:
 
 
 def _staged(store: Store) -> Iterator[str]:
+    if os.path.lexists(new_references_path(store)):
+        yield new_references_path(store)
     for name in _list(store.layerdb_staging):
         if name.startswith(STAGED_PREFIX):
             yield f"{store.layerdb_staging}/{name}"

@@ -204,4 +204,4 @@ def _read_adopted(paths: Paths) -> dict[ImageID, frozenset[Reference]]:
 
 def _write_adopted(paths: Paths, plan: Plan) -> None:
     document = {image: sorted(references) for image, references in plan.adopted.items()}
-    write_file(paths.adopted, json.dumps(document).encode(), 0o600, is_durable=False)
+    write_file(paths.adopted, json.dumps(document).encode(), 0o600)

@@ -284,4 +284,4 @@ def test_a_damaged_repositories_file_stops_the_pass_before_anything_is_changed(s
 def test_a_plan_describes_itself(store: Store, disk: Disk) -> None:
     lines = [describe(operation) for operation in make_pass(store, [disk]).operations]
     assert lines[0] == f"AddLayer {chain_of('base')[0].hex[:12]}"
-    assert lines[-2:] == ["Sync", "SetReferences"]
+    assert lines[-3:] == ["WriteReferences", "Sync", "SetReferences"]
