@@ -36,7 +36,7 @@ def main() -> None:
 
 def _run() -> int:
     from preloader_agent.guest.daemon import Daemon
-    from preloader_agent.guest.docker import read_paths
+    from preloader_agent.guest.dockerconfig import read_paths
 
     started = _process_start()
     try:
@@ -156,7 +156,7 @@ def _sync(options: Namespace) -> int:
 
 
 def _sync_paths(options: Namespace) -> Paths:
-    from preloader_agent.guest.docker import read_paths
+    from preloader_agent.guest.dockerconfig import read_paths
 
     run_dir = os.path.abspath(options.run_dir)
     paths = Paths(run_dir=run_dir) if options.docker_root else read_paths(run_dir)

@@ -1,4 +1,4 @@
-"""The Docker daemon beside us: how it is configured, whether it runs, and how to restart it.
+"""The Docker daemon beside us: whether it runs, and what it says of itself.
 
 dockerd reads its store once, at start. Whatever changes the store asks `is_running` first.
 """
@@ -9,10 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from preloader_agent.errors import StoreError
 from preloader_agent.guest.paths import Paths
-
-CONFIG = "/etc/docker/daemon.json"
 
 
 class DockerInfo(NamedTuple):
@@ -20,25 +17,6 @@ class DockerInfo(NamedTuple):
 
     containers_running: int
     live_restore: bool
-
-
-def read_paths(run_dir: str = Paths().run_dir, config: str = CONFIG) -> Paths:
-    """Where docker keeps its store. Raises StoreError when docker's store is not one that disks can be linked into."""
-    settings = _read_settings(config)
-    if settings.get("userns-remap"):
-        raise StoreError(config, "userns-remap is set; disks cannot be used with it, so docker's store is left alone")
-    if settings.get("storage-driver", "overlay2") != "overlay2":
-        raise StoreError(config, "storage-driver is not overlay2; docker's store is left alone")
-    features = settings.get("features")
-    if isinstance(features, dict) and features.get("containerd-snapshotter"):
-        raise StoreError(config, "images are kept by containerd (containerd-snapshotter); docker's store is left alone")
-    root, pidfile = settings.get("data-root"), settings.get("pidfile")
-    defaults = Paths()
-    return Paths(
-        root if isinstance(root, str) and root.startswith("/") else defaults.docker_root,
-        run_dir,
-        pidfile if isinstance(pidfile, str) and pidfile.startswith("/") else defaults.docker_pidfile,
-    )
 
 
 def is_running(paths: Paths) -> bool:
@@ -50,7 +28,7 @@ def is_running(paths: Paths) -> bool:
     return any(_command(pid) in ("dockerd", "(dockerd)") for pid in pids)
 
 
-def query_info(socket_path: str = "/run/docker.sock") -> DockerInfo:
+def query_info(socket_path: str = Paths().docker_socket) -> DockerInfo:
     """Ask the running dockerd. Raises OSError when it does not answer within 5 seconds."""
     from http.client import HTTPConnection, HTTPException
     from socket import AF_UNIX, SOCK_STREAM, socket
@@ -71,17 +49,6 @@ def query_info(socket_path: str = "/run/docker.sock") -> DockerInfo:
         raise OSError(f"dockerd's answer is not one that is understood: {err!r:.200}") from err
     finally:
         connection.close()
-
-
-def _read_settings(config: str) -> dict[str, Any]:
-    try:
-        with open(config, "rb") as file:
-            settings = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except ValueError as err:
-        raise StoreError(config, f"not valid JSON ({err}); docker would not start with it") from err
-    return settings if isinstance(settings, dict) else {}
 
 
 def _pids(path: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ class Paths(NamedTuple):
     run_dir: str = "/run/docker-preloader"
     docker_pidfile: str = "/run/docker.pid"
     docker_cgroup: str = "/sys/fs/cgroup/system.slice/docker.service/cgroup.procs"
+    docker_socket: str = "/run/docker.sock"
 
     @property
     def store(self) -> Store:

@@ -23,20 +23,20 @@ EXPECTED = {
     "preloader_agent.guest.attachment", "preloader_agent.guest.beneath", "preloader_agent.guest.cli",
     "preloader_agent.guest.containers", "preloader_agent.guest.control", "preloader_agent.guest.daemon",
     "preloader_agent.guest.devices", "preloader_agent.guest.disks", "preloader_agent.guest.docker",
-    "preloader_agent.guest.log", "preloader_agent.guest.loop", "preloader_agent.guest.mounts",
-    "preloader_agent.guest.paths", "preloader_agent.guest.plan", "preloader_agent.guest.released",
-    "preloader_agent.guest.releasing", "preloader_agent.guest.report", "preloader_agent.guest.restart",
-    "preloader_agent.guest.settings", "preloader_agent.guest.storestate", "preloader_agent.guest.sync",
-    "preloader_agent.guest.wake", "preloader_agent.store", "preloader_agent.store.digest",
-    "preloader_agent.store.index", "preloader_agent.store.layout", "preloader_agent.store.reference",
-    "preloader_agent.store.repositories",
+    "preloader_agent.guest.dockerconfig", "preloader_agent.guest.log", "preloader_agent.guest.loop",
+    "preloader_agent.guest.mounts", "preloader_agent.guest.paths", "preloader_agent.guest.plan",
+    "preloader_agent.guest.released", "preloader_agent.guest.releasing", "preloader_agent.guest.report",
+    "preloader_agent.guest.restart", "preloader_agent.guest.settings", "preloader_agent.guest.storestate",
+    "preloader_agent.guest.sync", "preloader_agent.guest.unitfiles", "preloader_agent.guest.wake",
+    "preloader_agent.store", "preloader_agent.store.digest", "preloader_agent.store.index",
+    "preloader_agent.store.layout", "preloader_agent.store.reference", "preloader_agent.store.repositories",
 }  # fmt: skip
 
 # Distributions start Python with site hooks of their own; -S leaves them out, and the path is given by hand.
 PROGRAM = """
 import sys
 sys.path[:0] = {path!r}
-import preloader_agent.guest.cli, preloader_agent.guest.daemon, preloader_agent.guest.docker
+import preloader_agent.guest.cli, preloader_agent.guest.daemon, preloader_agent.guest.dockerconfig
 print(*sys.modules)
 """
 

@@ -10,42 +10,9 @@ from socketserver import UnixStreamServer
 
 import pytest
 
-from preloader_agent.errors import StoreError
-from preloader_agent.guest.docker import DockerInfo, is_running, query_info, read_paths
+from preloader_agent.guest.docker import DockerInfo, is_running, query_info
 from preloader_agent.guest.paths import Paths
 from preloader_agent.host.run import start
-
-
-def write_config(tmp_path: Path, settings: object) -> str:
-    path = tmp_path / "daemon.json"
-    path.write_text(json.dumps(settings))
-    return str(path)
-
-
-def test_dockers_own_configuration_decides_where_the_store_is(tmp_path: Path) -> None:
-    assert read_paths(config=str(tmp_path / "none")) == Paths()
-    paths = read_paths(config=write_config(tmp_path, {"data-root": "/srv/docker", "pidfile": "/run/d.pid"}))
-    assert (paths.docker_root, paths.docker_pidfile) == ("/srv/docker", "/run/d.pid")
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"userns-remap": "default"}, "userns-remap is set"),
-        ({"storage-driver": "btrfs"}, "storage-driver is not overlay2"),
-        ({"features": {"containerd-snapshotter": True}}, "images are kept by containerd"),
-    ],
-)
-def test_a_store_that_disks_cannot_be_linked_into_is_left_alone(tmp_path: Path, settings: object, reason: str) -> None:
-    with pytest.raises(StoreError, match=rf"daemon\.json: .*{reason}.*left alone"):
-        read_paths(config=write_config(tmp_path, settings))
-
-
-def test_a_configuration_that_docker_would_not_read_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text("{")
-    with pytest.raises(StoreError, match=r"not valid JSON .* docker would not start with it"):
-        read_paths(config=str(path))
 
 
 def test_dockerd_runs_while_the_process_of_its_pid_file_is_a_dockerd(tmp_path: Path) -> None:
