@@ -112,7 +112,7 @@ class DockerRestart:
         if not is_running(self._paths):
             return ("", LOOK_SECONDS) if self._is_ordered else ("it does not run", LOOK_SECONDS)
         try:
-            info = query_info()
+            info = query_info(self._paths.docker_socket)
         except OSError as err:
             return f"it does not answer: {err}", START_SECONDS
         is_disturbed = info.containers_running and not info.live_restore
