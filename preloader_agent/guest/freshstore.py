@@ -1,0 +1,71 @@
+"""May an empty store become overlay2's? Asked once, before the first layer goes in, and imported only then.
+
+dockerd looks at what is in its data root to choose how it keeps images: a storage driver whose directory is not empty
+goes on being used. So the first disk decides, where nobody has, and that may only happen on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from preloader_agent.errors import StoreError
+from preloader_agent.guest import log
+from preloader_agent.guest.dockerconfig import read_config
+from preloader_agent.guest.paths import Paths
+
+# From this version on, a data root without a storage driver's directory is containerd's (moby's image_store_choice.go).
+CONTAINERD_VERSION = 29
+# moby's graphdriver.go takes any of these that was used before, and does not start where there are two.
+OTHER_DRIVERS = ("aufs", "btrfs", "devicemapper", "fuse-overlayfs", "overlay", "zfs")
+VERSION_TIMEOUT = 5.0  # seconds; it takes 0.03
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # systemd's own
+
+
+def check_fresh_store(paths: Paths, root: str = "") -> None:
+    """Raise StoreError where layers in overlay2's directory would change how docker keeps its images.
+
+    A data root that is not docker.service's was named by hand, which is on purpose. `root` as in `read_paths`.
+    """
+    config = read_config(root)
+    configured = os.path.realpath(config.data_root.value or Paths().docker_root)
+    is_explicit = config.storage_driver.value == "overlay2" or config.containerd_snapshotter is False
+    if is_explicit or configured != paths.docker_root or _has_entries(f"{paths.docker_root}/overlay2"):
+        return
+    purpose = 'to use preloaded disks, put "storage-driver": "overlay2" into /etc/docker/daemon.json'
+    for driver in OTHER_DRIVERS:
+        if _has_entries(folder := f"{paths.docker_root}/{driver}"):
+            raise StoreError(
+                folder, f"docker uses the storage driver {driver} here, so its store is left alone; {purpose}"
+            )
+    version = _read_version(config.program)
+    if version is not None and version >= CONTAINERD_VERSION:
+        why = f"Docker {version} would keep images with containerd, and layers in overlay2/ would change that"
+        raise StoreError(paths.docker_root, f"{why}; docker's store is left alone: {purpose}")
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:  # not there
+        return False
+
+
+def _read_version(program: str) -> int | None:
+    """The major version of dockerd, or None when it cannot be told."""
+    try:
+        output = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=VERSION_TIMEOUT,
+            env={"PATH": PATH},
+            check=False,
+        ).stdout
+        # Docker version 29.0.1, build x
+        return int(output.split(b"version ", 1)[1].split(b".", 1)[0])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as err:
+        log.debug("taking docker's store for overlay2's: %s --version: %s", program, err)
+        return None
