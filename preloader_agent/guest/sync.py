@@ -146,6 +146,10 @@ def _attempt(
     """Plan and apply; when there is no room, the store is left as it was. Raises StoreError."""
     store = read_store(paths.store, _mountpoints(paths, leaving))
     plan = plan_merge(disks, store, adopted)
+    if plan.operations and not store.layers:
+        from preloader_agent.guest.freshstore import check_fresh_store
+
+        check_fresh_store(paths)
     try:
         apply_plan(plan, paths.store)
     except StoreFull as err:
