@@ -75,8 +75,8 @@ def read_paths(run_dir: str = Paths().run_dir, root: str = "") -> Paths:
 def read_config(root: str = "") -> DockerConfig:
     """Dockerd's configuration. Raises StoreError when it is one that dockerd would not start with."""
     unit = read_unit(UNIT, root)
-    environment = _read_environment(unit, root)
-    program, options = _read_command(unit, environment)
+    environment = read_environment(unit, root)
+    program, options = _split_program(read_command(unit, environment))
     path = options["config-file"][-1] if "config-file" in options else None
     settings = {} if path is not None and not path.value else _read_file(path, root)
     origin = path.value if path is not None else CONFIG
@@ -124,21 +124,21 @@ def _check_usable(config: DockerConfig) -> None:
         raise StoreError(data_root.origin, f"data-root is {data_root.value!r}, a relative path: write an absolute one")
 
 
-def _read_environment(unit: list[Assignment], root: str) -> dict[str, Setting]:
+def read_environment(unit: list[Assignment], root: str = "", name: str = UNIT) -> dict[str, Setting]:
     """The variables of the unit; those of its files win (systemd.exec(5))."""
     environment = {}
     for assignment in list_values(unit, "Service", "Environment"):
-        for word in split_words(expand_specifiers(assignment.value, UNIT)):
-            name, _, value = word.partition("=")
-            environment[name] = Setting(value, f"{assignment.path}: Environment={word}")
+        for word in split_words(expand_specifiers(assignment.value, name)):
+            variable, _, value = word.partition("=")
+            environment[variable] = Setting(value, f"{assignment.path}: Environment={word}")
     for assignment in list_values(unit, "Service", "EnvironmentFile"):
-        for path in _expand_pattern(root + expand_specifiers(assignment.value, UNIT).removeprefix("-")):
+        for path in _expand_pattern(root + expand_specifiers(assignment.value, name).removeprefix("-")):
             try:
                 variables = read_environment_file(path)
             except OSError as err:  # with a "-" it may be absent, without one docker does not start
                 log.debug("not reading %s: %s", path, err)
                 continue
-            environment.update({name: Setting(value, f"{path}: {name}") for name, value in variables.items()})
+            environment.update({key: Setting(value, f"{path}: {key}") for key, value in variables.items()})
     return environment
 
 
@@ -150,25 +150,29 @@ def _expand_pattern(path: str) -> list[str]:
     return sorted(glob(path))
 
 
-def _read_command(unit: list[Assignment], environment: Mapping[str, Setting]) -> tuple[str, dict[str, list[Setting]]]:
-    """Dockerd's path, and the options that matter with each of their values."""
+def read_command(unit: list[Assignment], environment: Mapping[str, Setting], name: str = UNIT) -> list[Setting]:
+    """The words of ExecStart= as the process gets them, the program first; none where nothing is started."""
     commands = list_values(unit, "Service", "ExecStart")
     if not commands:
-        return "dockerd", {}
-    command = commands[-1]
-    prefixes = command.value[: len(command.value) - len(command.value.lstrip("@-:+!|"))]
-    raw = split_words(command.value[len(prefixes) :])
+        return []
+    path, _, _, command = commands[-1]
+    prefixes = command[: len(command) - len(command.lstrip("@-:+!|"))]
+    words = [expand_specifiers(word, name) for word in split_words(command[len(prefixes) :])]
     if "@" in prefixes:  # the second word is only what the process calls itself
-        del raw[1:2]
-    expanded = [expand_specifiers(word, UNIT) for word in raw]
+        del words[1:2]
     if ":" in prefixes:  # variables are not replaced
-        words = [Setting(word, f"{command.path}: {word}") for word in expanded]
-    else:
-        words = [part for word in expanded for part in _expand_word(word, environment, command.path)]
+        return [Setting(word, f"{path}: {word}") for word in words]
+    return [part for word in words for part in _expand_word(word, environment, path)]
+
+
+def _split_program(words: list[Setting]) -> tuple[str, dict[str, list[Setting]]]:
+    """Dockerd's path, and the options that matter with each of their values."""
     for number, word in enumerate(words):  # env(1) and the like may stand before it
         if os.path.basename(word.value) == "dockerd":
             return word.value, _read_options(words[number + 1 :])
-    log.info("%s: ExecStart= does not run dockerd itself; only daemon.json says how it is configured", command.path)
+    if words:
+        path = words[0].origin.partition(": ")[0]
+        log.info("%s: ExecStart= does not run dockerd itself; only daemon.json says how it is configured", path)
     return "dockerd", {}
 
 
