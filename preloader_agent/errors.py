@@ -74,7 +74,9 @@ class InvalidValue(InputError):
         self.expected = expected
 
     def __str__(self) -> str:
-        return f"{self.kind}: expected {self.expected}, found {self.found!r:.120}"
+        # The repr of a list that a disk has nested deep enough would be an error of its own.
+        found = f"a {type(self.found).__name__}" if isinstance(self.found, (list, dict)) else repr(self.found)
+        return f"{self.kind}: expected {self.expected}, found {found:.120}"
 
 
 class DigestMismatch(InputError):

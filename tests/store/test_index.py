@@ -142,11 +142,12 @@ HOSTILE = {
     "link with a path": change("layers", 0, "link", to="../" + "A" * 23),
     "another DiffID": change("layers", 1, "diff_id", to=f"sha256:{'0' * 64}"),
     "a layer is missing": remove("layers", 1),
+    "a layer that no image has": change("images", 0, "chain", to=list(CHAIN[:2])),
     "chain in another order": change("images", 0, "chain", to=[*CHAIN[1:], CHAIN[0]]),
     "chain without its base": change("images", 0, "chain", to=list(CHAIN[1:])),
     "chain of too many layers": change("images", 0, "chain", to=[CHAIN[0]] * 126),
     "chain is a number": change("images", 0, "chain", to=1),
-    "huge size": change("layers", 0, "size", to=1 << 62),
+    "huge size": change("layers", 0, "size", to=1 << 56),
     "huge size of an image": change("images", 0, "size", to=1 << 70),
     "negative size": change("layers", 0, "size", to=-1),
     "size is true": change("layers", 0, "size", to=True),
@@ -154,6 +155,8 @@ HOSTILE = {
     "size is a fraction": change("layers", 0, "size", to=1.5),
     "escape sequence in the platform": change("images", 0, "platform", "os", to="\x1b[2J"),
     "long architecture": change("images", 0, "platform", "architecture", to="a" * 201),
+    "nested deep": change("created_by", to=json.loads("[" * 900 + "]" * 900)),
+    "many values": change("future", to=[0] * (1 << 19)),
     "newline in the creator": change("created_by", to="a\nb"),
 }
 
