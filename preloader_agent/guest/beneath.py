@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from preloader_agent.errors import InvalidDisk
 
@@ -20,16 +21,29 @@ def read_beneath(root: str, path: str, limit: int) -> bytes:
             return file.read(limit)
 
 
-def list_beneath(root: str, path: str) -> list[str]:
-    """The names in a directory. Raises InvalidDisk."""
+def list_beneath(root: str, path: str, limit: int) -> list[str]:
+    """The names in a directory of at most `limit` entries. Raises InvalidDisk."""
     with _open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-        return os.listdir(descriptor)
+        with os.scandir(descriptor) as entries:
+            names = [entry.name for entry in islice(entries, limit + 1)]
+        if len(names) > limit:
+            raise InvalidDisk(f"{root}/{path}", f"has more than {limit} entries; build the disk again")
+        return names
 
 
 def is_directory_beneath(root: str, path: str) -> bool:
     """Whether a path is a directory. Raises InvalidDisk when it is not there, or a part of it is no directory."""
+    return stat.S_ISDIR(_mode_beneath(root, path))
+
+
+def is_file_beneath(root: str, path: str) -> bool:
+    """Whether a path is a regular file. Raises InvalidDisk when it is not there, or a part of it is no directory."""
+    return stat.S_ISREG(_mode_beneath(root, path))
+
+
+def _mode_beneath(root: str, path: str) -> int:
     with _open_beneath(root, path, os.O_PATH) as descriptor:
-        return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        return os.fstat(descriptor).st_mode
 
 
 @contextmanager

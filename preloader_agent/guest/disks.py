@@ -22,6 +22,7 @@ from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, ImageRecord,
 from preloader_agent.store.layout import INDEX_NAME, Store
 
 MAX_CONFIG_BYTES = 4 << 20  # an image configuration has some kB; containerd's limit for a manifest is the same
+_MAX_TOP_ENTRIES = 1000  # at the top of a disk; ours have four
 _SUPERBLOCK, _EXT4_MAGIC = 1024, b"\x53\xef"
 _LABEL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
@@ -103,7 +104,7 @@ def read_disk(mountpoint: str, device: str) -> Disk:
 
 
 def _read_index(mountpoint: str, disk: str) -> DiskIndex:
-    names = list_beneath(mountpoint, ".")
+    names = list_beneath(mountpoint, ".", _MAX_TOP_ENTRIES)
     if INDEX_NAME not in names and "image" in names:
         from preloader_agent.guest.plainstore import read_plain_store
 

@@ -18,6 +18,7 @@ from preloader_agent.store.index import (
     LayerRecord,
     Platform,
     check_index,
+    checked_json,
     checked_size,
     checked_text,
 )
@@ -26,6 +27,7 @@ from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
 
 _MAX_FILE = 4 << 20  # bytes; a configuration has some kB, repositories.json a line a reference
+_MAX_RECORDS = 10_000  # entries that are read of a directory: layers, and images
 _TOP = Store("")
 
 
@@ -45,7 +47,7 @@ def read_plain_store(root: str, disk: str) -> DiskIndex:
 
 
 def _read_layers(root: str) -> Iterator[LayerRecord]:
-    for name in sorted(list_beneath(root, _relative(_TOP.layerdb))):
+    for name in sorted(list_beneath(root, _relative(_TOP.layerdb), _MAX_RECORDS)):
         try:
             chain = ChainID(f"sha256:{name}")
         except InvalidValue:
@@ -62,12 +64,13 @@ def _read_images(root: str, layers: dict[ChainID, LayerRecord], repositories: Re
     named: dict[ImageID, list[Reference]] = {}
     for reference, image in repositories.references():
         named.setdefault(image, []).append(reference)
-    for name in sorted(list_beneath(root, _relative(_TOP.image_configs))):
+    for name in sorted(list_beneath(root, _relative(_TOP.image_configs), _MAX_RECORDS)):
         image_id = ImageID(f"sha256:{name}")
-        config = json.loads(read_beneath(root, _relative(_TOP.image_config(image_id)), _MAX_FILE))
-        chain = tuple(chain_ids(DiffID(diff_id) for diff_id in config["rootfs"]["diff_ids"] or ()))
-        if len(chain) > MAX_LAYERS:
-            raise InvalidValue("number of layers", len(chain), f"at most {MAX_LAYERS}")
+        config = json.loads(checked_json(read_beneath(root, _relative(_TOP.image_config(image_id)), _MAX_FILE)))
+        diff_ids = config["rootfs"]["diff_ids"] or ()
+        if len(diff_ids) > MAX_LAYERS:
+            raise InvalidValue("number of layers", len(diff_ids), f"at most {MAX_LAYERS}")
+        chain = tuple(chain_ids(map(DiffID, diff_ids)))
         names = sorted(named.get(image_id, []))
         yield ImageRecord(
             image_id,
@@ -81,10 +84,10 @@ def _read_images(root: str, layers: dict[ChainID, LayerRecord], repositories: Re
 
 def _read_repositories(root: str) -> Repositories:
     path = _relative(_TOP.repositories)
-    names = list_beneath(root, path.rpartition("/")[0])
+    names = list_beneath(root, path.rpartition("/")[0], _MAX_RECORDS)
     if path.rpartition("/")[2] not in names:
         return EMPTY
-    return parse_repositories(read_beneath(root, path, _MAX_FILE), path)
+    return parse_repositories(checked_json(read_beneath(root, path, _MAX_FILE)), path)
 
 
 def _relative(path: str) -> str:
