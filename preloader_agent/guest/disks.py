@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, MountError, PreloaderError
 from preloader_agent.guest import log
-from preloader_agent.guest.beneath import is_directory_beneath, list_beneath, read_beneath
+from preloader_agent.guest.beneath import is_directory_beneath, is_file_beneath, list_beneath, read_beneath
 from preloader_agent.guest.mounts import list_mounts, mount_disk, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
-from preloader_agent.store.digest import DiffID, ImageID, chain_ids, sha256_digest
-from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, ImageRecord, parse_index
+from preloader_agent.store.digest import DiffID, ImageID, sha256_digest
+from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, ImageRecord, LayerRecord, checked_json, parse_index
 from preloader_agent.store.layout import INDEX_NAME, Store
 
 MAX_CONFIG_BYTES = 4 << 20  # an image configuration has some kB; containerd's limit for a manifest is the same
+_MAX_CONFIGS_BYTES = 64 << 20  # of all images together: they are hashed before docker may start
 _MAX_TOP_ENTRIES = 1000  # at the top of a disk; ours have four
 _SUPERBLOCK, _EXT4_MAGIC = 1024, b"\x53\xef"
 _LABEL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
@@ -95,11 +96,13 @@ def read_disk(mountpoint: str, device: str) -> Disk:
     index = _read_index(mountpoint, f"disk {label} ({device})")
     disk = Disk(label, device, Store(mountpoint), index)
     for layer in index.layers:
-        path = Store("").diff(layer.cache_id).lstrip("/")
-        if not is_directory_beneath(mountpoint, path):
-            raise InvalidDisk(f"disk {label} ({device})", f"{path} is not a directory; build the disk again")
+        _check_layer(disk, layer)
+    by_chain, left = index.layers_by_chain(), _MAX_CONFIGS_BYTES
     for image in index.images:
-        _check_config(disk, image)
+        left -= _check_config(disk, image, [by_chain[chain].diff_id for chain in image.chain])
+        if left < 0:
+            what = f"its image configurations have more than {_MAX_CONFIGS_BYTES} bytes together; make several disks"
+            raise InvalidDisk(f"disk {label} ({device})", what)
     return disk
 
 
@@ -115,17 +118,29 @@ def _read_index(mountpoint: str, disk: str) -> DiskIndex:
     return index
 
 
-def _check_config(disk: Disk, image: ImageRecord) -> None:
-    """dockerd goes by the configuration: it must name the very layers that the index gives the image."""
+def _check_layer(disk: Disk, layer: LayerRecord) -> None:
+    """dockerd follows our links to both: to the tree for containers, to the tar-split for `docker save`."""
+    for path, is_sound, kind in (
+        (Store("").diff(layer.cache_id), is_directory_beneath, "directory"),
+        (Store("").tar_split(layer.chain_id), is_file_beneath, "regular file"),
+    ):
+        if not is_sound(disk.store.root, path.lstrip("/")):
+            what = f"{path.lstrip('/')} is not a {kind}; build the disk again"
+            raise InvalidDisk(f"disk {disk.label} ({disk.device})", what)
+
+
+def _check_config(disk: Disk, image: ImageRecord, expected: list[DiffID]) -> int:
+    """dockerd goes by the configuration: it must name the very layers that the index gives the image. Its size."""
+    content = disk.read_config(image.image_id)
     try:
-        diff_ids = json.loads(disk.read_config(image.image_id))["rootfs"]["diff_ids"] or ()
-        chain = tuple(chain_ids(DiffID(diff_id) for diff_id in diff_ids))
+        diff_ids = json.loads(checked_json(content))["rootfs"]["diff_ids"] or []
     except (ValueError, KeyError, TypeError, RecursionError, InvalidValue) as err:
-        what = f"image configuration {image.image_id.hex[:12]} is not valid: {err!r:.100}; build the disk again"
+        what = f"image configuration {image.image_id.hex[:12]} is not valid: {err!s:.100}; build the disk again"
         raise InvalidDisk(f"disk {disk.label} ({disk.device})", what) from err
-    if chain != image.chain:
+    if diff_ids != expected:
         what = f"image {image.image_id.hex[:12]} has other layers than its configuration names; build the disk again"
         raise InvalidDisk(f"disk {disk.label} ({disk.device})", what)
+    return len(content)
 
 
 def _device_number(device: str) -> int:

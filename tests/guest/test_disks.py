@@ -55,6 +55,24 @@ def make_index_huge(disk: Disk) -> None:
     os.truncate(disk.store.index_file, MAX_INDEX_BYTES + 1)
 
 
+def make_tar_split_a_symlink(disk: Disk) -> None:
+    """dockerd reads it for `docker save`, and would follow the link."""
+    path = Path(disk.store.tar_split(disk.contents.layers[0].chain_id))
+    path.unlink()
+    path.symlink_to("/etc/shadow")
+
+
+def make_tar_split_a_fifo(disk: Disk) -> None:
+    path = disk.store.tar_split(disk.contents.layers[0].chain_id)
+    os.unlink(path)
+    os.mkfifo(path)
+
+
+def put_much_at_the_top(disk: Disk) -> None:
+    for number in range(1000):
+        Path(disk.store.root, str(number)).touch()
+
+
 def remove_a_layer(disk: Disk) -> None:
     diff_of(disk).rmdir()
 
@@ -71,6 +89,9 @@ def remove_the_index(disk: Disk) -> None:
         make_index_a_symlink,
         make_index_a_fifo,
         make_index_huge,
+        make_tar_split_a_symlink,
+        make_tar_split_a_fifo,
+        put_much_at_the_top,
         remove_a_layer,
         remove_the_index,
     ],
@@ -89,7 +110,8 @@ def test_a_configuration_that_is_not_the_images_is_refused(disk: Disk) -> None:
 
 def test_a_configuration_that_names_other_layers_than_the_index_is_refused(disk: Disk) -> None:
     (image,) = disk.contents.images
-    index = DiskIndex((image._replace(chain=image.chain[:1]),), disk.contents.layers, "tests")
+    base = disk.contents.layers_by_chain()[image.chain[0]]
+    index = DiskIndex((image._replace(chain=image.chain[:1]),), (base,), "tests")
     Path(disk.store.index_file).write_bytes(encode_index(index))
     with pytest.raises(InvalidDisk, match="has other layers than its configuration names"):
         read_disk(disk.store.root, disk.device)
