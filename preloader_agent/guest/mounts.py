@@ -86,20 +86,28 @@ def sync_filesystem(path: str) -> None:
 
 def list_mounts(directory: str, process: str = "self") -> list[Mount]:
     """What is mounted right below a directory, in the mount namespace of a process."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        return parse_mountinfo(file.read(), directory)
+
+
+def parse_mountinfo(content: bytes, directory: str) -> list[Mount]:
+    """The mounts right below a directory; of those on one target the last one, which hides the others.
+
+    Bytes, because a path holds any of them but those that are escaped: a carriage return ended the line of a text.
+    """
     found = {}
-    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            fields, _, rest = line.partition(" - ")
-            words, (filesystem, source, *_) = fields.split(" "), rest.split(" ")
-            target = _unescape(words[4])
-            if os.path.dirname(target) == directory:
-                found[target] = Mount(words[2], target, filesystem, _unescape(source))
+    for line in content.split(b"\n")[:-1]:
+        fields, _, rest = line.partition(b" - ")
+        words, (filesystem, source, *_) = fields.split(b" "), rest.split(b" ")
+        target = _unescape(words[4])
+        if os.path.dirname(target) == directory:
+            found[target] = Mount(words[2].decode(), target, filesystem.decode(), _unescape(source))
     return list(found.values())
 
 
-def _unescape(word: str) -> str:
+def _unescape(word: bytes) -> str:
     """proc(5): space, tab, newline and backslash are written as octal escapes."""
-    return word if "\\" not in word else word.encode("latin-1", "replace").decode("unicode_escape")
+    return os.fsdecode(word if b"\\" not in word else word.decode("unicode_escape").encode("latin-1"))
 
 
 def _mount_error(action: str, what: str) -> MountError:
