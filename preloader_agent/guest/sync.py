@@ -201,7 +201,7 @@ def _read_adopted(paths: Paths) -> dict[ImageID, frozenset[Reference]]:
         return {ImageID(image): frozenset(map(Reference, names)) for image, names in document.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError, InvalidValue) as err:
+    except (ValueError, TypeError, AttributeError, RecursionError, InvalidValue) as err:
         log.warning("not using %s: %s; images removed since boot may come back", paths.adopted, err)
         return {}
 
