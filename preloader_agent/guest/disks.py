@@ -18,11 +18,18 @@ from preloader_agent.guest.beneath import is_directory_beneath, is_file_beneath,
 from preloader_agent.guest.mounts import list_mounts, mount_disk, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.store.digest import DiffID, ImageID, sha256_digest
-from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, ImageRecord, LayerRecord, checked_json, parse_index
+from preloader_agent.store.index import (
+    MAX_CONFIG_BYTES,
+    MAX_CONFIGS_BYTES,
+    MAX_INDEX_BYTES,
+    DiskIndex,
+    ImageRecord,
+    LayerRecord,
+    checked_json,
+    parse_index,
+)
 from preloader_agent.store.layout import INDEX_NAME, Store
 
-MAX_CONFIG_BYTES = 4 << 20  # an image configuration has some kB; containerd's limit for a manifest is the same
-_MAX_CONFIGS_BYTES = 64 << 20  # of all images together: they are hashed before docker may start
 _MAX_TOP_ENTRIES = 1000  # at the top of a disk; ours have four
 _SUPERBLOCK, _EXT4_MAGIC = 1024, b"\x53\xef"
 _LABEL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
@@ -97,11 +104,11 @@ def read_disk(mountpoint: str, device: str) -> Disk:
     disk = Disk(label, device, Store(mountpoint), index)
     for layer in index.layers:
         _check_layer(disk, layer)
-    by_chain, left = index.layers_by_chain(), _MAX_CONFIGS_BYTES
+    by_chain, left = index.layers_by_chain(), MAX_CONFIGS_BYTES
     for image in index.images:
         left -= _check_config(disk, image, [by_chain[chain].diff_id for chain in image.chain])
         if left < 0:
-            what = f"its image configurations have more than {_MAX_CONFIGS_BYTES} bytes together; make several disks"
+            what = f"its image configurations have more than {MAX_CONFIGS_BYTES} bytes together; make several disks"
             raise InvalidDisk(f"disk {label} ({device})", what)
     return disk
 

@@ -13,6 +13,9 @@ from preloader_agent.errors import InvalidDisk, InvalidValue, StoreError
 from preloader_agent.guest.beneath import list_beneath, read_beneath
 from preloader_agent.store.digest import MAX_LAYERS, CacheID, ChainID, DiffID, ImageID, Link, chain_ids
 from preloader_agent.store.index import (
+    MAX_CONFIG_BYTES,
+    MAX_CONFIGS_BYTES,
+    MAX_DISK_LAYERS,
     DiskIndex,
     ImageRecord,
     LayerRecord,
@@ -26,8 +29,8 @@ from preloader_agent.store.layout import Store
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
 
-_MAX_FILE = 4 << 20  # bytes; a configuration has some kB, repositories.json a line a reference
-_MAX_RECORDS = 10_000  # entries that are read of a directory: layers, and images
+_MAX_REPOSITORIES_BYTES = 4 << 20  # it has a line a reference
+_MAX_ENTRIES = 2 * MAX_DISK_LAYERS  # of a directory, with dockerd's leftovers
 _TOP = Store("")
 
 
@@ -47,7 +50,7 @@ def read_plain_store(root: str, disk: str) -> DiskIndex:
 
 
 def _read_layers(root: str) -> Iterator[LayerRecord]:
-    for name in sorted(list_beneath(root, _relative(_TOP.layerdb), _MAX_RECORDS)):
+    for name in sorted(list_beneath(root, _relative(_TOP.layerdb), _MAX_ENTRIES)):
         try:
             chain = ChainID(f"sha256:{name}")
         except InvalidValue:
@@ -64,9 +67,12 @@ def _read_images(root: str, layers: dict[ChainID, LayerRecord], repositories: Re
     named: dict[ImageID, list[Reference]] = {}
     for reference, image in repositories.references():
         named.setdefault(image, []).append(reference)
-    for name in sorted(list_beneath(root, _relative(_TOP.image_configs), _MAX_RECORDS)):
+    left = MAX_CONFIGS_BYTES
+    for name in sorted(list_beneath(root, _relative(_TOP.image_configs), _MAX_ENTRIES)):
         image_id = ImageID(f"sha256:{name}")
-        config = json.loads(checked_json(read_beneath(root, _relative(_TOP.image_config(image_id)), _MAX_FILE)))
+        content = read_beneath(root, _relative(_TOP.image_config(image_id)), min(MAX_CONFIG_BYTES, left))
+        left -= len(content)
+        config = json.loads(checked_json(content))
         diff_ids = config["rootfs"]["diff_ids"] or ()
         if len(diff_ids) > MAX_LAYERS:
             raise InvalidValue("number of layers", len(diff_ids), f"at most {MAX_LAYERS}")
@@ -84,10 +90,10 @@ def _read_images(root: str, layers: dict[ChainID, LayerRecord], repositories: Re
 
 def _read_repositories(root: str) -> Repositories:
     path = _relative(_TOP.repositories)
-    names = list_beneath(root, path.rpartition("/")[0], _MAX_RECORDS)
+    names = list_beneath(root, path.rpartition("/")[0], _MAX_ENTRIES)
     if path.rpartition("/")[2] not in names:
         return EMPTY
-    return parse_repositories(checked_json(read_beneath(root, path, _MAX_FILE)), path)
+    return parse_repositories(checked_json(read_beneath(root, path, _MAX_REPOSITORIES_BYTES)), path)
 
 
 def _relative(path: str) -> str:

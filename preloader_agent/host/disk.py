@@ -41,7 +41,7 @@ from preloader_agent.host.skopeo import Skopeo
 from preloader_agent.host.staging import StagedLayer, Stager
 from preloader_agent.host.storetree import make_store
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
-from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, content_digest
+from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, check_index, content_digest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What qemu-img is told; a disk is read in clusters of 64 KiB, so that is what is compressed at once.
@@ -99,6 +99,7 @@ def build_disk(
         layers = unique_layers(images)
         placed = stager.arrange(_stage_layers(layers, stager, meter))
         index = _make_index(images, layers, placed)
+        check_index(index)  # what the guest would refuse is not written
         progress("writing the file system", 0, 0)
         raw, finished = _write_raw(index, images, placed, stager.blocks), folder / "disk.qcow2"
         progress("converting to qcow2", 0, 0)

@@ -27,10 +27,13 @@ from preloader_agent.store.reference import Reference
 
 FORMAT = 1
 LABEL_PREFIX = "dpl-"
-MAX_INDEX_BYTES = 16 << 20  # 125 layers take about 40 kB; a larger index is a mistake or an attack
-# Python needs up to 170 bytes for a value of JSON that takes three: without a bound, 16 MB of `{},` became 460 MB. The
-# index of 10,000 images has 300,000 of the characters that are counted.
-_MAX_JSON_VALUES = 1 << 19
+
+# Limits of a disk. docker's start waits for all of it: 5000 layers take 7 s to adopt. A layer or an image has some 350
+# bytes of the index; an image configuration has some kB (containerd's limit for a manifest is 4 MB, too).
+MAX_IMAGES, MAX_DISK_LAYERS = 1000, 5000
+MAX_INDEX_BYTES = 16 << 20
+MAX_CONFIG_BYTES, MAX_CONFIGS_BYTES = 4 << 20, 64 << 20  # one, and all together
+_MAX_JSON_VALUES = 1 << 18  # Python needs up to 170 bytes for each: 16 MB of `{},` became 460 MB
 _MAX_SIZE = 1 << 56  # bytes; the sum of 125 layers fits the 63 bits that dockerd has for it
 
 
@@ -186,15 +189,17 @@ def _parse_image(image: dict[str, Any]) -> ImageRecord:
 
 
 def check_index(index: DiskIndex) -> None:
-    """Nothing stands twice, and the chains of the images are the layers, each what follows from its DiffID.
+    """Nothing stands twice or is too much, and the layers are those of the images, each with the ChainID that follows.
 
     A layer that no image used would be one whose ChainID nobody has checked. Raises InvalidValue.
     """
     layers = index.layers_by_chain()
-    for kind, ids, number in (
-        ("layers", layers.keys(), len(index.layers)),
-        ("images", {image.image_id for image in index.images}, len(index.images)),
+    for kind, ids, number, limit in (
+        ("layers", layers.keys(), len(index.layers), MAX_DISK_LAYERS),
+        ("images", {image.image_id for image in index.images}, len(index.images), MAX_IMAGES),
     ):
+        if number > limit:
+            raise InvalidValue(f"number of {kind}", number, f"at most {limit}")
         if len(ids) != number:
             raise InvalidValue(f"number of {kind}", number, f"{len(ids)}, each once")
     if unused := layers.keys() - {chain for image in index.images for chain in image.chain}:

@@ -11,6 +11,7 @@ import pytest
 from preloader_agent.errors import InvalidDisk
 from preloader_agent.store.digest import CacheID, DiffID, ImageID, Link, chain_ids, sha256_digest
 from preloader_agent.store.index import (
+    MAX_IMAGES,
     DiskIndex,
     ImageRecord,
     LayerRecord,
@@ -194,3 +195,10 @@ def test_hostile_index(how: Callable[[Document], None]) -> None:
 def test_no_index_at_all(content: bytes) -> None:
     with pytest.raises(InvalidDisk, match=r"^disk x: .*(build the disk again|update docker-preloader)$"):
         parse_index(content, "disk x")
+
+
+def test_more_images_than_docker_shall_wait_for_are_refused() -> None:
+    images = tuple(SCRATCH._replace(image_id=ImageID(sha256_digest(b"%d" % number))) for number in range(10_000))
+    assert parse_index(encode_index(DiskIndex(images[:MAX_IMAGES], (), "")), "disk x").images == images[:MAX_IMAGES]
+    with pytest.raises(InvalidDisk, match="number of images: expected at most 1000, found 10000"):
+        parse_index(encode_index(DiskIndex(images, (), "")), "disk x")
