@@ -37,8 +37,8 @@ def image_id(layers: Sequence[str], salt: str = "") -> ImageID:
     return ImageID(sha256_digest(config_of(layers, salt)))
 
 
-def make_disk(folder: Path, *images: tuple[Sequence[str], Sequence[str]]) -> Disk:
-    """A mounted disk with some images, each given by its layers' names and its references."""
+def make_index(*images: tuple[Sequence[str], Sequence[str]]) -> DiskIndex:
+    """The index of a disk with some images, each given by its layers' names and its references."""
     layers: dict[str, LayerRecord] = {}
     records = []
     for names, references in images:
@@ -48,10 +48,15 @@ def make_disk(folder: Path, *images: tuple[Sequence[str], Sequence[str]]) -> Dis
         tags = tuple(sorted(map(Reference, references)))
         size = LAYER_SIZE * len(chain)
         records.append(ImageRecord(image_id(names), tags, (), Platform("linux", "amd64"), tuple(chain), size))
-    index = DiskIndex(tuple(records), tuple(layers.values()), "tests")
+    return DiskIndex(tuple(records), tuple(layers.values()), "tests")
+
+
+def make_disk(folder: Path, *images: tuple[Sequence[str], Sequence[str]]) -> Disk:
+    """A mounted disk with some images, each given by its layers' names and its references."""
+    index = make_index(*images)
     mountpoint = folder / index.label
     store = Store(str(mountpoint))
-    for layer in layers.values():
+    for layer in index.layers:
         os.makedirs(store.diff(layer.cache_id))
         os.makedirs(store.layer_record(layer.chain_id))
         Path(store.tar_split(layer.chain_id)).write_bytes(b"")
