@@ -401,11 +401,12 @@ def canary(lab: Lab) -> dict[str, object]:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(lab: Lab) -> Iterator[Loop]:
     loop = Loop()
     try:
         yield loop
     finally:
+        lab.reset()
         loop.close()
 
 
