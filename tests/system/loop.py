@@ -19,6 +19,7 @@ from preloader_agent.host.waiting import tries
 
 # linux/loop.h
 _CTL_ADD, _CTL_REMOVE, _CONFIGURE = 0x4C80, 0x4C81, 0x4C0A
+_FLUSH_BUFFERS = 0x1261  # linux/fs.h, BLKFLSBUF
 _MAJOR = 7
 _READ_ONLY, _AUTOCLEAR = 1, 4
 _CONFIG = "=II5Q4I64s64s32s2Q8Q"
@@ -48,6 +49,10 @@ class Loop:
             flags = _READ_ONLY | _AUTOCLEAR
             config = struct.pack(_CONFIG, file.fileno(), *[0] * 9, flags, b"", b"", b"", *[0] * 10)
             fcntl.ioctl(self._descriptor, _CONFIGURE, config)
+
+    def reread(self) -> None:
+        """Forget what was read of the file, which has changed; nobody may have it mounted."""
+        fcntl.ioctl(self._descriptor, _FLUSH_BUFFERS)
 
     def close(self) -> None:
         """Let go of the file and remove the device. Raises VmError when somebody still uses it."""

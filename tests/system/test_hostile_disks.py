@@ -45,27 +45,11 @@ CONFIG = DISK.image_config(IMAGE)
 TAR_SPLIT = DISK.tar_split(BASE)
 DIFF = DISK.diff(CACHE_ID)
 
-# The agent, killed at its first change of the file system that is neither below the store nor the run directory.
 CONFINED_AGENT = """
-import os, sys
+import sys
 from preloader_agent.guest.cli import main
-allowed = tuple(os.path.realpath(root) + "/" for root in sys.argv.pop(1).split(":"))
-written = {"os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.chmod": 0, "os.chown": 0, "os.truncate": 0, "os.utime": 0,
-           "os.link": 1, "os.symlink": 1, "os.rename": 1, "os.setxattr": 0}
-def confine(event, arguments):
-    if event == "open":
-        is_written = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        paths = arguments[:1] if is_written else ()
-    else:
-        paths = arguments[: written[event] + 1][-1:] if event in written else ()
-    for path in paths:
-        if isinstance(path, int):
-            continue
-        place = os.path.realpath(os.path.dirname(os.path.abspath(path))) + "/" + os.path.basename(path)
-        if not place.startswith(allowed) and place + "/" not in allowed:
-            print(f"WROTE OUTSIDE: {event} {place}", file=sys.stderr, flush=True)
-            os._exit(99)
-sys.addaudithook(confine)
+from tests.confinement import confine
+confine(sys.argv.pop(1).split(":"))
 main()
 """
 
