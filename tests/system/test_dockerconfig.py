@@ -44,7 +44,7 @@ ETC, LIB = "etc/systemd/system", "usr/lib/systemd/system"
 # Each unit's own file is the first; %n is what the dump is named by.
 WORDS: dict[str, dict[str, str]] = {
     "quotes.service": {
-        "etc": r"""ExecStart=/dump %n a "b c" 'd e' --x='f g'h "" '' i"j k"l \x41\101\u0042 m\sn \t '\'' "\"" o\ p %% """
+        "etc": r"""ExecStart=/dump %n a "b c" 'd e' --x='f g'h "" '' i"j k"l \x41\101\u0042 m\sn \t '\'' "\"" o\ p %% """  # noqa: E501
         "%t\n"
     },
     "relaxed.service": {"etc": r"ExecStart=/dump %n \q '\w'"},
