@@ -10,18 +10,19 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from preloader_agent.errors import VmError
+from preloader_agent.host.linesocket import LineSocket
 from preloader_agent.host.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
 SYNC_TIMEOUT = 2.0  # before the agent runs, a request may be lost: ask again rather than wait
 GRACE = 20.0  # from the end of the guest's own bound to the end of ours
+MAX_ANSWER = 32 << 20  # bytes; the agent keeps 16 MiB of a command's output, and sends them in base64
 TIMED_OUT = frozenset({124, 137})  # timeout(1): ended, or killed after that did not help
 PREAMBLE = "exec 2>&1 </dev/null\nexport HOME=/root LC_ALL=C.UTF-8\n"
 
@@ -30,18 +31,11 @@ class GuestShell:
     """A shell in the guest, over the socket of the agent's port."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._unread = b""
-        try:
-            self._socket.settimeout(ANSWER_TIMEOUT)
-            self._socket.connect(str(path))
-        except OSError as err:
-            self._socket.close()
-            raise VmError(f"guest agent: cannot connect to {path}: {err}") from err
+        self._lines = LineSocket(path, "guest agent", MAX_ANSWER)
 
     def close(self) -> None:
         """Close the socket."""
-        self._socket.close()
+        self._lines.close()
 
     def sync(self, timeout: float) -> None:
         """Wait until the agent answers."""
@@ -66,7 +60,7 @@ class GuestShell:
         """Start a shell command and wait for nothing: it takes the machine down, and the agent's answer with it."""
         self.sync(timeout)
         arguments = {"path": "sh", "arg": ["-c", PREAMBLE + command]}
-        self._send(_request("guest-exec", arguments), time.monotonic() + ANSWER_TIMEOUT)
+        self._lines.send(_request("guest-exec", arguments), time.monotonic() + ANSWER_TIMEOUT)
 
     def _wait_for_end(self, pid: int, command: str, timeout: float) -> tuple[int, str]:
         pause = 0.05
@@ -83,46 +77,23 @@ class GuestShell:
         end = time.monotonic() + timeout
         with suppress(TimeoutError):
             # The byte 255 ends whatever half of a request stands in the guest's parser.
-            self._send(b"\xff" + _request("guest-sync-delimited", {"id": nonce}), end)
+            self._lines.send(b"\xff" + _request("guest-sync-delimited", {"id": nonce}), end)
             while True:
-                if _is_return(self._read_line(end), nonce):
+                if _is_return(self._lines.read_line(end), nonce):
                     return True
         return False
 
     def _call(self, command: str, arguments: Mapping[str, object]) -> dict[str, object]:
         end = time.monotonic() + ANSWER_TIMEOUT
         try:
-            self._send(_request(command, arguments), end)
-            answer = json.loads(self._read_line(end))
+            self._lines.send(_request(command, arguments), end)
+            answer = json.loads(self._lines.read_line(end))
         except TimeoutError as err:
             raise VmError(f"guest agent: {command}: no answer after {ANSWER_TIMEOUT:g} s") from err
         if "error" in answer:
             raise VmError(f"guest agent: {command}: {answer['error'].get('desc')}")
         result: dict[str, object] = answer["return"]
         return result
-
-    def _send(self, request: bytes, end: float) -> None:
-        self._bound(end)
-        try:
-            self._socket.sendall(request)
-        except (BrokenPipeError, ConnectionResetError) as err:
-            raise VmError("guest agent: the machine is gone") from err
-
-    def _read_line(self, end: float) -> bytes:
-        while b"\n" not in self._unread:
-            self._bound(end)
-            try:
-                received = self._socket.recv(1 << 16)
-            except ConnectionResetError:
-                received = b""
-            if not received:
-                raise VmError("guest agent: the machine is gone")
-            self._unread += received
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
-
-    def _bound(self, end: float) -> None:
-        self._socket.settimeout(max(end - time.monotonic(), 0.01))
 
 
 def _request(command: str, arguments: Mapping[str, object]) -> bytes:
