@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from preloader_agent.host.cli import main
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.run import run
 from preloader_agent.host.waiting import tries
 from tests import images
+from tests.host.command import SIGNALS, Preloader, Result
 from tests.images import Image, Layout
 
 SMALL_IMAGES: Sequence[Callable[[], Image]] = (
@@ -21,6 +26,30 @@ SMALL_IMAGES: Sequence[Callable[[], Image]] = (
     images.untagged_image,
     images.implied_parents_image,
 )
+
+
+@pytest.fixture
+def preloader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Preloader:
+    """Runs the command with some arguments, in this process."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def call(*args: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["preloader", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: a socket's path has at most 107 bytes, and pytest's are longer."""
+    with tempfile.TemporaryDirectory(prefix="dpl-test-") as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,46 +18,17 @@ from typing import NamedTuple
 import pytest
 
 from preloader_agent import __version__
-from preloader_agent.host.cli import main
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import find_tool, run, start
 from tests import images
+from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
 from tests.host.conftest import convert_to_raw, wait_until_it_waits
 from tests.images import Image, Layer, Layout, SymlinkTo, make_layer, old_members, write_members
 from tests.images.layer import Entry, file, whiteout
 from tests.images.oci import COMPRESSORS, OciLayout, on
 
 BOUND = 20.0  # seconds for what takes a fraction of one
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Result(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Preloader = Callable[..., Result]
-
-
-@pytest.fixture
-def preloader(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Preloader:
-    """Runs the command with some arguments, in this process."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def call(*args: str | Path) -> Result:
-        monkeypatch.setattr(sys, "argv", ["preloader", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        assert isinstance(ended.value.code, int)
-        return Result(ended.value.code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
@@ -645,10 +615,6 @@ def test_qemu_img_that_fails(
     assert (result.status, result.out) == (1, "")
     assert re.fullmatch(r"preloader: qemu-img convert .*: exit status 3: qemu-img: out of sorts\n", result.err)
     assert list((tmp_path / "out").iterdir()) == []
-
-
-COMMAND = [sys.executable, "-c", "from preloader_agent.host.cli import main; main()"]
-PYTHONPATH = os.pathsep.join(filter(None, sys.path))
 
 
 @pytest.mark.parametrize("stage", ["content", "disk"])
