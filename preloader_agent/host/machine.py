@@ -20,7 +20,7 @@ class Machine:
 
     def __init__(self, command: list[str], files: VmFiles) -> None:
         self._files = files
-        for socket in (files.qmp, files.agent):
+        for socket in (files.qmp, files.second_qmp, files.agent, files.control):
             socket.unlink(missing_ok=True)
         with files.output.open("wb") as output:
             self._process = start(command, log=output)

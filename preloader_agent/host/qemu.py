@@ -21,6 +21,7 @@ from preloader_agent.host.run import run
 QEMU = "qemu-system-x86_64"
 SERIAL_LENGTH = 20  # what the guest sees of a virtio-blk serial number
 PORTS_PER_SLOT = 8  # functions of one PCI slot
+CONTROL_PORT = "org.docker-preloader.0"  # the virtio-serial port on which the guest's agent listens
 FIRST_PORT_SLOT = 0x10  # below are the machine's own devices
 
 # What a guest of packaging/build-guest boots with. condition_needs_update=0: no ldconfig and the like at a boot that
@@ -33,7 +34,10 @@ GUEST_APPEND = (
 
 @dataclass(frozen=True)
 class VmConfig:
-    """A guest to run. `disks` are attached read-only from the start, `spare_ports` more can be hot-plugged."""
+    """A guest to run. `disks` are attached read-only from the start, `spare_ports` more can be hot-plugged.
+
+    Credentials go through SMBIOS, or through fw_cfg for a machine that has none; there, names of at most 28 characters.
+    """
 
     kernel: Path
     initrd: Path
@@ -44,6 +48,7 @@ class VmConfig:
     disks: tuple[Path, ...] = ()
     spare_ports: int = 4
     credentials: Mapping[str, str] = field(default_factory=dict)
+    fw_cfg_credentials: Mapping[str, str] = field(default_factory=dict)
     console_log: Path | None = None
     user_network: bool = False
 
@@ -62,13 +67,23 @@ class VmFiles:
 
     @property
     def qmp(self) -> Path:
-        """The monitor's socket."""
+        """The socket of our monitor."""
         return self.folder / "qmp"
+
+    @property
+    def second_qmp(self) -> Path:
+        """The socket of a monitor for other programs: each serves one client, and we stay connected to ours."""
+        return self.folder / "qmp2"
 
     @property
     def agent(self) -> Path:
         """The socket at the other end of the guest agent's virtio-serial port."""
         return self.folder / "agent"
+
+    @property
+    def control(self) -> Path:
+        """The socket at the other end of the control channel, the virtio-serial port of docker-preloader."""
+        return self.folder / "control"
 
     @property
     def overlay(self) -> Path:
@@ -169,16 +184,17 @@ def qemu_command(config: VmConfig, files: VmFiles, accelerator: Accelerator) -> 
         *("-m", str(config.memory_mib), "-smp", str(config.cores)),
         *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", config.append),
         *("-serial", f"file:{_escaped(str(files.console))}"),
-        *("-chardev", f"socket,id=qmp,path={_escaped(str(files.qmp))},server=on,wait=off"),
-        *("-mon", "chardev=qmp,mode=control"),
+        *_socket("qmp", files.qmp, "-mon", "chardev=qmp,mode=control"),
+        *_socket("qmp2", files.second_qmp, "-mon", "chardev=qmp2,mode=control"),
         *_root_disk(files),
         *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
-        *("-chardev", f"socket,id=agent,path={_escaped(str(files.agent))},server=on,wait=off"),
-        *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *_socket("agent", files.agent, "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *_socket("control", files.control, "-device", f"virtserialport,chardev=control,name={CONTROL_PORT}"),
         *_network(config),
         *_ports(config),
         *_cold_disks(config),
         *(word for name, value in config.credentials.items() for word in ("-smbios", _credential(name, value))),
+        *(word for name, value in config.fw_cfg_credentials.items() for word in ("-fw_cfg", _fw_cfg(name, value))),
     ]
 
 
@@ -190,6 +206,11 @@ def _escaped(value: str) -> str:
 def _options(values: Mapping[str, object]) -> str:
     driver, *rest = (_escaped(str(value)) for value in values.values())
     return ",".join([driver, *(f"{key}={value}" for key, value in zip(list(values)[1:], rest, strict=True))])
+
+
+def _socket(name: str, path: Path, *user: str) -> list[str]:
+    """A socket that serves one client after another, and the part of the machine behind it."""
+    return ["-chardev", f"socket,id={name},path={_escaped(str(path))},server=on,wait=off", *user]
 
 
 def _root_disk(files: VmFiles) -> list[str]:
@@ -232,3 +253,8 @@ def _credential(name: str, value: str) -> str:
         return f"type=11,value=io.systemd.credential:{_escaped(f'{name}={value}')}"
     encoded = base64.b64encode(value.encode()).decode()
     return f"type=11,value=io.systemd.credential.binary:{_escaped(name)}={encoded}"
+
+
+def _fw_cfg(name: str, value: str) -> str:
+    """The same where there is no SMBIOS: any text but a NUL, and systemd reads it as it is."""
+    return f"name=opt/io.systemd.credentials/{name},string={_escaped(value)}"
