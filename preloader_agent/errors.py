@@ -15,6 +15,8 @@
     |-- StoreError             Docker's store, or what stands in it, cannot be used
     |   `-- StoreFull          there is no room left in it
     `-- VmError                a virtual machine did not do what it was asked within its bound
+        |-- AgentSilent        the agent in it cannot be asked
+        `-- AgentRefused       the agent in it said no
 
 Library code raises these; only the command lines print them and exit. The text says what failed, on which path or
 id, what was expected and found, and what to do. This module is on the guest's boot path: it imports nothing.
@@ -188,3 +190,15 @@ class VmError(PreloaderError):
 
     def __str__(self) -> str:
         return f"{self.problem}\n--- the console's last lines ---\n{self.console}" if self.console else self.problem
+
+
+class AgentSilent(VmError):
+    """The agent in a virtual machine cannot be asked: no socket, or no answer."""
+
+
+class AgentRefused(VmError):
+    """The agent in a virtual machine said no; `containers` use what it was asked to let go of."""
+
+    def __init__(self, problem: str, containers: tuple[str, ...] = ()) -> None:
+        super().__init__(problem)
+        self.containers = containers

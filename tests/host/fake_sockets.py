@@ -1,4 +1,4 @@
-"""The other ends of a machine's two sockets, speaking the real protocols: QEMU's monitor and the guest's agent."""
+"""The other ends of a machine's sockets, speaking the real protocols: QEMU's monitor, the guest's agent, and ours."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class FakeServer:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()
+        self._unread = b""
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -55,17 +56,19 @@ class FakeServer:
 
     def _serve(self) -> None:
         client, _ = self._listener.accept()
+        self._serve_client(client)
+
+    def _serve_client(self, client: socket.socket) -> None:
         with client, suppress(BrokenPipeError, ConnectionResetError):
             client.sendall(self.greet())
-            unread = b""
             while received := client.recv(1 << 16):
-                unread += received
-                while end := self.end_of_message(unread):
-                    answer = self.answer(unread[:end])
+                self._unread += received
+                while end := self.end_of_message(self._unread):
+                    message, self._unread = self._unread[:end], self._unread[end:]
+                    answer = self.answer(message)
                     if answer is None:
                         return
                     client.sendall(answer)
-                    unread = unread[end:]
 
 
 class FakeMonitor(FakeServer):
@@ -130,6 +133,45 @@ class FakeAgent(FakeServer):
         assert message == {"execute": "guest-exec-status", "arguments": {"pid": 42}}
         self.asked += 1
         return _line({"return": self.change(self.state) if self.asked > 1 else {"exited": False}})
+
+
+class FakePreloader(FakeServer):
+    """Our agent behind the control channel, for one client after another: what one has not ended, the next one does.
+
+    `answers[request]` are the fields of the answer, "" for none, or None to hang up.
+    """
+
+    def __init__(self, folder: Path, answers: Mapping[str, Message | str | None] = {}, noise: bytes = b"") -> None:
+        super().__init__(folder)
+        self.answers = {"ping": {"ok": True, "version": "1.2"}, "release": {"ok": True}, **answers}
+        self.noise = noise
+        self.asked: list[Message] = []
+        self.received = b""
+
+    def greet(self) -> bytes:
+        return self.noise
+
+    def answer(self, line: bytes) -> bytes | None:
+        self.received += line
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return _line({"ok": False, "error": "not a JSON object"})
+        number, request = message.pop("id"), message["request"]
+        self.asked.append(message)
+        answer = self.answers[request]
+        if isinstance(answer, dict):
+            return _line({"id": number, **answer})
+        return None if answer is None else answer.encode()
+
+    def _serve(self) -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                self._serve_client(self._listener.accept()[0])
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # or accept() would go on
+        super().__exit__(None, None, None)
 
 
 def execute(argv: list[str]) -> Message:

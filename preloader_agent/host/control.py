@@ -1,0 +1,109 @@
+"""The control channel: what the host asks of the agent in a guest, through a virtio-serial port.
+
+One JSON object a line, each way. The port has no connections: what an earlier client left in it, half a request or an
+answer that it did not wait for, is still there. So the first thing sent ends a line, each request has an id of its own,
+and answers with another one are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from preloader_agent.errors import AgentRefused, AgentSilent, VmError
+from preloader_agent.host.linesocket import LineSocket
+from preloader_agent.host.waiting import tries
+
+MAX_ANSWER = 1 << 20  # bytes; the agent shortens what would be longer
+PING_TIMEOUT = 10.0  # an agent that runs answers at once, unless it is just merging disks on a busy host
+PING_RETRY = 2.0  # what is sent while the agent starts may be lost
+STATUS_TIMEOUT = 30.0
+RELEASE_TIMEOUT = 180.0  # the guest bounds what it does by 150 s: docker is stopped and started
+
+_PEER = "control channel"
+_MAX_PROBLEM = 2000  # characters of a refusal that a person still reads
+
+
+class ControlChannel:
+    """A connection to the agent in a guest. QEMU serves one at a time, so close it soon.
+
+    Every request raises AgentRefused when the agent says no, and VmError when there is no answer in time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._lines = LineSocket(path, _PEER, MAX_ANSWER)
+        except VmError as err:
+            raise AgentSilent(err.problem) from err
+        self._path = path
+        self._lines.send(b"\n", time.monotonic() + PING_TIMEOUT)
+
+    def close(self) -> None:
+        """Let the next client in."""
+        self._lines.close()
+
+    def ping(self, timeout: float = PING_TIMEOUT) -> str:
+        """Wait until the agent answers; its version. Raises AgentSilent when it does not."""
+        for left in tries(timeout, pause=0):
+            with suppress(TimeoutError):
+                return _printable(self._ask("ping", {}, min(max(left, 0.1), PING_RETRY)).get("version", "?"))
+        reasons = f"does docker-preloader run in the guest, and is no other program connected to {self._path}?"
+        raise AgentSilent(f"{_PEER}: no answer after {timeout:g} s: {reasons}")
+
+    def status(self, timeout: float = STATUS_TIMEOUT) -> dict[str, Any]:
+        """What `docker-preloader status --json` prints in the guest; without the images if it would be too long."""
+        status = self._call("status", {}, timeout).get("status")
+        if not isinstance(status, dict):
+            raise VmError(f"{_PEER}: status: an answer without a status")
+        return status
+
+    def release(self, label: str, *, force: bool = False, timeout: float = RELEASE_TIMEOUT) -> None:
+        """Have the agent let go of a disk, even while containers use it if `force`; then it is safe to unplug it.
+
+        A disk that is released already may be released again. Raises AgentRefused, with the containers that use it.
+        """
+        self._call("release", {"label": label, "force": force}, timeout)
+
+    def _call(self, request: str, arguments: Mapping[str, object], timeout: float) -> dict[str, Any]:
+        try:
+            return self._ask(request, arguments, timeout)
+        except TimeoutError as err:
+            raise VmError(f"{_PEER}: {request}: no answer after {timeout:g} s") from err
+
+    def _ask(self, request: str, arguments: Mapping[str, object], timeout: float) -> dict[str, Any]:
+        end = time.monotonic() + timeout
+        number = secrets.token_hex(8)
+        self._lines.send(json.dumps({"id": number, "request": request, **arguments}).encode() + b"\n", end)
+        answer: dict[str, Any] = {}
+        while answer.get("id") != number:
+            answer = _parse(self._lines.read_line(end))
+        if answer.get("ok") is not True:
+            raise _refusal(request, answer)
+        return answer
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """An answer; what is none, such as the end of one that an earlier client did not read, has no id."""
+    with suppress(ValueError, RecursionError):
+        answer = json.loads(line)
+        if isinstance(answer, dict):
+            return answer
+    return {}
+
+
+def _refusal(request: str, answer: Mapping[str, Any]) -> AgentRefused:
+    """What a guest says is shown on the host's terminal: without control characters, and not without end."""
+    names = answer.get("containers")
+    containers = tuple(_printable(name) for name in names) if isinstance(names, list) else ()
+    problem = _printable(answer.get("error"))
+    unnamed = [name for name in containers if name not in problem]
+    return AgentRefused(f"{_PEER}: {request}: " + ", ".join([problem, *unnamed])[:_MAX_PROBLEM], containers)
+
+
+def _printable(text: object) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
