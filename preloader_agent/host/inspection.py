@@ -8,7 +8,7 @@ from preloader_agent.errors import InvalidDisk
 from preloader_agent.host.diskimage import open_image
 from preloader_agent.host.ext4.reader import Ext4
 from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, parse_index
-from preloader_agent.store.layout import INDEX_NAME
+from preloader_agent.store.layout import INDEX_NAME, Store
 
 
 def inspect_disk(path: Path) -> DiskIndex:
@@ -18,6 +18,14 @@ def inspect_disk(path: Path) -> DiskIndex:
         if filesystem.label != index.label:
             raise InvalidDisk(path, f"is labelled {filesystem.label!r:.40}, its content says {index.label}")
     return index
+
+
+def read_label(path: Path) -> str:
+    """The label under which guests know a disk. Raises InvalidDisk for anything but a disk of ours, or a plain one."""
+    with Ext4(open_image(path)) as filesystem:
+        if all(filesystem.find(name.encode()) is None for name in (INDEX_NAME, Store("").layerdb)):
+            raise InvalidDisk(path, f"has no {INDEX_NAME} and no image store")
+        return filesystem.label
 
 
 def read_index(filesystem: Ext4) -> tuple[DiskIndex, bytes]:

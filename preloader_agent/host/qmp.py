@@ -19,6 +19,8 @@ from preloader_agent.host.qemu import disk_device, read_only_node
 from preloader_agent.host.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
+GREETING_TIMEOUT = 10.0
+_UNDER_WAY = "already in the process of unplug"  # QEMU has no error class for it
 UNPLUG_RETRY = 10.0  # a request that comes before the guest listens to its hot-plug controller is lost
 
 T = TypeVar("T")
@@ -31,9 +33,11 @@ class Monitor:
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("vm")
         try:
-            self._run(self._client.connect(str(socket)), ANSWER_TIMEOUT, "QMP greeting")
-        except VmError:
+            self._run(self._client.connect(str(socket)), GREETING_TIMEOUT, f"QMP monitor at {socket}")
+        except VmError as err:
             self._loop.close()
+            if isinstance(err.__cause__, TimeoutError):
+                err.problem += "; it serves one client at a time: is another program connected?"
             raise
 
     def close(self) -> None:
@@ -72,16 +76,31 @@ class Monitor:
             raise
 
     def detach_disk(self, device: str, timeout: float) -> None:
-        """Unplug a disk and close its file. The guest has to let go of it: it cannot refuse, but it can be slow."""
-        with self.listening("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as listener:
-            self.execute("device_del", {"id": device})
-            for left in tries(timeout, pause=0):
-                if self._is_deleted(listener, device, min(left, UNPLUG_RETRY)):
-                    break
-                self._ask_again(device)
-            else:
-                raise VmError(f"unplug {device}: the guest has not let go of it after {timeout:g} s")
+        """Unplug a disk that was attached here and close its file."""
+        self.unplug(device, timeout)
         self.execute("blockdev-del", {"node-name": f"{device}-node"})
+
+    def unplug(self, device: str, timeout: float) -> None:
+        """Unplug a device, an id or a QOM path. The guest has to let go of it: it cannot refuse, but it can be slow.
+
+        A request that is under way already is waited for.
+        """
+        with self.listening("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR") as listener:
+            for left in tries(timeout, pause=0):
+                if self._has_gone(device) or self._is_deleted(listener, device, min(left, UNPLUG_RETRY)):
+                    return
+        raise VmError(f"unplug {device}: the guest has not let go of it after {timeout:g} s")
+
+    def _has_gone(self, device: str) -> bool:
+        """Ask for an unplug; whether there is nothing to wait for."""
+        try:
+            self.execute("device_del", {"id": device})
+        except VmError as err:
+            if isinstance(err.__cause__, ExecuteError) and err.__cause__.error_class == "DeviceNotFound":
+                return True
+            if _UNDER_WAY not in err.problem:
+                raise
+        return False
 
     def _is_deleted(self, listener: EventListener, device: str, timeout: float) -> bool:
         """Wait for the event that is about `device`; a virtio device's backend sends one of its own, without an id."""
@@ -92,33 +111,29 @@ class Monitor:
                 if isinstance(err.__cause__, TimeoutError):
                     return False
                 raise
-            if _device_of(event) != device:
+            if not _is_about(event, device):
                 continue
             if event["event"] == "DEVICE_UNPLUG_GUEST_ERROR":
                 raise VmError(f"unplug {device}: the guest refused")
             return True
         return False
 
-    def _ask_again(self, device: str) -> None:
-        try:
-            self.execute("device_del", {"id": device})
-        except VmError as err:
-            # "already in the process of unplug": the first request is still alive, go on waiting
-            if not isinstance(err.__cause__, ExecuteError):
-                raise
-
     def _run(self, work: Coroutine[object, object, T], timeout: float, what: str) -> T:
-        async def bounded() -> T:
-            return await asyncio.wait_for(work, timeout)
-
+        task = self._loop.create_task(asyncio.wait_for(work, timeout))
         try:
-            return self._loop.run_until_complete(bounded())
+            return self._loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            task.cancel()  # or asyncio complains of it when the loop is closed
+            with suppress(asyncio.CancelledError, QMPError, OSError, EOFError):
+                self._loop.run_until_complete(task)
+            raise
         except TimeoutError as err:
             raise VmError(f"{what}: no answer after {timeout:g} s") from err
         except (QMPError, OSError, EOFError) as err:
             raise VmError(f"{what}: {err or 'QEMU is gone'}") from err
 
 
-def _device_of(event: Message) -> object:
+def _is_about(event: Message, device: str) -> bool:
+    """Whether an event is about a device; one that has no id is told by its QOM path."""
     about = event.get("data")
-    return about.get("device") if isinstance(about, dict) else None
+    return isinstance(about, dict) and device in {about.get("device"), about.get("path")}

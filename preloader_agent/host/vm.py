@@ -4,7 +4,7 @@
         vm.wait_booted()
         vm.succeed("docker images")
         device = vm.attach(disk)
-        vm.detach(device)
+        vm.detach(device)  # the guest is asked first; vm.unplug(device) just pulls
 
 Every wait is bounded, and a failure carries the end of the guest's console. The root disk is an overlay in a folder
 that the block takes with it: the guest's files, which many machines share, are never written. A machine that was shut
@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from preloader_agent.errors import VmError
+from preloader_agent.errors import AgentSilent, VmError
+from preloader_agent.host.attached import UNPLUG_TIMEOUT, release_disk
 from preloader_agent.host.machine import Machine
 from preloader_agent.host.qemu import (
     VmConfig,
@@ -72,7 +73,13 @@ class Vm:
         self._files = VmFiles(Path(self._folder.name), config.console_log)
         self._machine: Machine | None = None
         self._ports: dict[str, str] = {}
+        self._disks: dict[str, Path] = {}
         self._attached = 0
+
+    @property
+    def files(self) -> VmFiles:
+        """Where its sockets are, for other programs: those of the second monitor and of the control channel."""
+        return self._files
 
     @property
     def state(self) -> State:
@@ -99,8 +106,8 @@ class Vm:
         if not self._files.overlay.exists():
             root = self.config.root_disk.absolute()
             run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", root, self._files.overlay])
-        disks = range(len(self.config.disks))
-        self._ports = dict(zip(map(cold_disk_id, disks), port_names(self.config), strict=False))
+        self._disks = {cold_disk_id(number): disk for number, disk in enumerate(self.config.disks)}
+        self._ports = dict(zip(self._disks, port_names(self.config), strict=False))
         self._attached = len(self.config.disks)
         with self._told():
             self._machine = Machine(qemu_command(self.config, self._files, find_accelerator()), self._files)
@@ -163,15 +170,33 @@ class Vm:
         with self._told():
             self._running.monitor.attach_disk(device, disk, free[0], disk_serial(disk))
         self._ports[device] = free[0]
+        self._disks[device] = disk
         log.info("attached %s as %s on %s", disk, device, free[0])
         return device
 
-    def detach(self, device: str, timeout: float = 60.0) -> None:
-        """Hot-unplug a disk and wait until the guest has let go of it. It cannot refuse: ask its agent first."""
+    def detach(self, device: str, *, force: bool = False, timeout: float = UNPLUG_TIMEOUT) -> None:
+        """Hot-unplug a disk after the guest's agent has let go of it; `timeout` bounds what follows that.
+
+        Raises AgentRefused, which names the containers that use the disk, unless `force`. A disk that is not ours, and
+        one of a guest whose agent does not answer, is just unplugged.
+        """
         with self._told():
-            self._running.monitor.detach_disk(device, timeout)
-        del self._ports[device]
-        log.info("detached %s", device)
+            if self._running and device in self._disks:
+                try:
+                    release_disk(self._files.control, str(self._disks[device]), force=force)
+                except AgentSilent as err:
+                    log.warning("unplugging %s, without having asked the guest: %s", device, err.problem)
+        self.unplug(device, timeout)
+
+    def unplug(self, device: str, timeout: float = UNPLUG_TIMEOUT) -> None:
+        """Hot-unplug a disk without asking, and wait until the guest's kernel has let go of it. It cannot refuse."""
+        with self._told():
+            monitor = self._running.monitor
+            if device not in self._ports:
+                raise VmError(f"no disk {device} is attached, but {', '.join(self._ports) or 'none'}")
+            monitor.detach_disk(device, timeout)
+        del self._ports[device], self._disks[device]
+        log.info("unplugged %s", device)
 
     def reboot(self, timeout: float = BOOT_TIMEOUT) -> None:
         """Reboot the guest in an orderly way and wait until it is up again. Attached disks stay attached."""
@@ -232,7 +257,10 @@ class Vm:
         self._state = state
 
     def _problem(self, problem: str) -> VmError:
-        return VmError(problem, "\n".join(self.console().splitlines()[-CONSOLE_LINES:]))
+        return VmError(problem, self._last_lines())
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.console().splitlines()[-CONSOLE_LINES:])
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -240,7 +268,7 @@ class Vm:
         try:
             yield
         except VmError as err:
-            problem = err.problem
             if self._machine is not None and self._machine.has_ended(0):
-                problem += f" (QEMU ended: {self._machine.last_words()})"
-            raise self._problem(problem) from err.__cause__
+                err.problem += f" (QEMU ended: {self._machine.last_words()})"
+            err.console = self._last_lines()
+            raise

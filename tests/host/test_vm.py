@@ -31,13 +31,6 @@ needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"needs {QEMU
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name: a socket's path has at most 107 bytes, and pytest's are longer."""
-    with tempfile.TemporaryDirectory(prefix="dpl-test-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
 def disk(tmp_path: Path) -> Path:
     path = tmp_path / "dpl-0123456789ab.qcow2"
     run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
@@ -96,6 +89,20 @@ def test_command_has_what_every_guest_needs() -> None:
     assert not any("net" in word for word in command)
 
 
+def test_every_guest_has_both_channels_and_a_monitor_for_others() -> None:
+    command = qemu_command(GUEST, VmFiles(Path("/run/a,b")), TCG)
+    sockets = [
+        f"socket,id={name},path=/run/a,,b/{name},server=on,wait=off" for name in ("qmp", "qmp2", "agent", "control")
+    ]
+    assert values_of(command, "-chardev") == sockets
+    assert values_of(command, "-mon") == ["chardev=qmp,mode=control", "chardev=qmp2,mode=control"]
+    ports = [device for device in values_of(command, "-device") if device.startswith("virtserialport")]
+    assert ports == [
+        "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        "virtserialport,chardev=control,name=org.docker-preloader.0",
+    ]
+
+
 def test_command_has_a_network_only_when_asked() -> None:
     command = qemu_command(dataclasses.replace(GUEST, user_network=True), VmFiles(Path("/run/vm")), TCG)
     assert values_of(command, "-netdev") == ["user,id=net"]
@@ -123,6 +130,16 @@ def test_credentials_survive_qemus_own_syntax() -> None:
         "type=11,value=io.systemd.credential.binary:lines=YQpi",
         "type=11,value=io.systemd.credential.binary:accent=w6k=",
     ]
+
+
+def test_credentials_through_fw_cfg() -> None:
+    config = dataclasses.replace(GUEST, fw_cfg_credentials={"plain": "a,b c", "lines": "a\nb"})
+    command = qemu_command(config, VmFiles(Path("/run/vm")), TCG)
+    assert values_of(command, "-fw_cfg") == [
+        "name=opt/io.systemd.credentials/plain,string=a,,b c",
+        "name=opt/io.systemd.credentials/lines,string=a\nb",
+    ]
+    assert values_of(command, "-smbios") == []
 
 
 # --- waiting ---
@@ -273,9 +290,9 @@ def test_shell_bounds_its_wait_for_an_agent(folder: Path) -> None:
 
 @contextmanager
 def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
-    config = dataclasses.replace(
-        GUEST, disks=disks, spare_ports=1, credentials={"a": "b,c", "l": "x\ny"}, user_network=True
-    )
+    credentials = {"a": "b,c", "l": "x\ny"}
+    config = dataclasses.replace(GUEST, disks=disks, spare_ports=1, user_network=True)
+    config = dataclasses.replace(config, credentials=credentials, fw_cfg_credentials=credentials)
     files = VmFiles(folder)
     run(["qemu-img", "create", "-q", "-f", "qcow2", files.overlay, "1M"])
     command = qemu_command(config, files, qemu.find_accelerator())
@@ -330,7 +347,13 @@ def test_qemus_own_words_are_in_the_error(tmp_path: Path, folder: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "use", [lambda vm: vm.execute("true"), lambda vm: vm.shutdown(), lambda vm: vm.detach("disk0")]
+    "use",
+    [
+        lambda vm: vm.execute("true"),
+        lambda vm: vm.shutdown(),
+        lambda vm: vm.detach("disk0"),
+        lambda vm: vm.unplug("disk0"),
+    ],
 )
 def test_a_machine_that_is_off_says_so(use: Callable[[Vm], object]) -> None:
     vm = Vm(GUEST)

@@ -136,8 +136,10 @@ def test_a_reboot_gives_the_same_and_the_removed_image_back(vm: Vm) -> None:
     assert vm.succeed(f"{RUN} busybox:test /bin/busybox echo again").strip() == "again"
 
 
-def test_an_unplugged_disk_takes_its_images_along_and_nothing_else(vm: Vm, disks: tuple[Path, Path]) -> None:
-    vm.detach("disk1")
+def test_a_disk_that_is_pulled_without_asking_takes_its_images_along_and_nothing_else(
+    vm: Vm, disks: tuple[Path, Path]
+) -> None:
+    vm.unplug("disk1")
     vm.wait_until_succeeds("docker-preloader status | grep -q unplugged")
     assert "was unplugged" in status_of(vm)["problems"][0]
     vm.succeed("systemctl restart docker")
