@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import CommandFailed, ToolMissing
+from preloader_agent.guest.sandbox import NAMESPACE_DIRECTIVES
 from preloader_agent.host.run import environment, run
 
 REPOSITORY = Path(__file__).parent.parent
@@ -16,42 +17,6 @@ UNITS = sorted((REPOSITORY / "units").glob("*.service"))
 RULES = REPOSITORY / "units" / "70-docker-preloader.rules"
 PRESET = REPOSITORY / "units" / "80-docker-preloader.preset"
 EXPOSURE = 42
-
-# Each makes a mount namespace: mount(2) succeeds in it, and dockerd never sees the disk (guest-agent.md, 3.2).
-MAKES_MOUNT_NAMESPACE = {
-    "BindPaths",
-    "BindReadOnlyPaths",
-    "DynamicUser",
-    "ExecPaths",
-    "ExtensionDirectories",
-    "ExtensionImages",
-    "InaccessiblePaths",
-    "LogNamespace",
-    "MountAPIVFS",
-    "MountFlags",
-    "MountImages",
-    "NoExecPaths",
-    "PrivateDevices",
-    "PrivateIPC",
-    "PrivateMounts",
-    "PrivateNetwork",
-    "PrivatePIDs",
-    "PrivateTmp",
-    "PrivateUsers",
-    "ProcSubset",
-    "ProtectControlGroups",
-    "ProtectHome",
-    "ProtectKernelLogs",
-    "ProtectKernelModules",
-    "ProtectKernelTunables",
-    "ProtectProc",
-    "ProtectSystem",
-    "ReadOnlyPaths",
-    "ReadWritePaths",
-    "RootDirectory",
-    "RootImage",
-    "TemporaryFileSystem",
-}
 
 needs_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze", path=environment()["PATH"]) is None, reason="needs systemd-analyze"
@@ -114,7 +79,7 @@ def test_exposure_stays_low(unit: Path) -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_no_directive_makes_a_mount_namespace(unit: Path) -> None:
-    assert {name for _, name, _ in settings(unit)} & MAKES_MOUNT_NAMESPACE == set()
+    assert {name for _, name, _ in settings(unit)} & NAMESPACE_DIRECTIVES == set()
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
