@@ -119,7 +119,9 @@ class Attachments:
             if target not in visible:
                 del self.disks[device.label]
                 unmount(target)
-                reason = "dockerd cannot see it, because a drop-in of the unit makes a mount namespace; remove that"
+                from preloader_agent.guest.sandbox import explain_namespace
+
+                reason = explain_namespace("docker-preloader.service")
                 self._refuse(device, MountError("mount", f"{device.node} on {target}", 0, reason))
 
     def _unmount_lost(self, known: DeviceReport) -> None:

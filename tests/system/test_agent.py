@@ -195,11 +195,16 @@ def test_a_damaged_repositories_file_is_reported_and_not_touched(tree: Path, dis
         assert images_of(guest) == {BUSYBOX}
 
 
-def test_a_sandbox_that_hides_mounts_from_docker_is_noticed(tree: Path, disks: list[Path]) -> None:
-    files = {"etc/systemd/system/docker-preloader.service.d/sandbox.conf": "[Service]\nPrivateTmp=yes\n"}
-    with NspawnGuest(tree, disks[:1], files=files) as guest:
+def test_a_sandbox_that_hides_mounts_from_docker_is_named(tree: Path, disks: list[Path]) -> None:
+    path = "etc/systemd/system/docker-preloader.service.d/sandbox.conf"
+    with NspawnGuest(tree, disks[:1], files={path: "[Service]\nPrivateTmp=yes\nProtectHome=no\n"}) as guest:
         assert images_of(guest) == set()
-        assert "a drop-in of the unit makes a mount namespace" in status_of(guest)["problems"][0]
+        reason = f"/{path}: PrivateTmp=yes makes a mount namespace; remove it"
+        assert status_of(guest)["problems"][0].endswith(reason)
+        assert reason in guest.succeed("journalctl --unit docker-preloader")
+        assert guest.succeed("systemctl is-active docker.service").strip() == "active"
+        guest.succeed(f"rm /{path}; systemctl daemon-reload; systemctl restart docker-preloader")
+        wait_for_images(guest, BUSYBOX)
 
 
 def test_without_a_disk_docker_hardly_waits(tree: Path) -> None:
