@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parent.parent
 UNITS = sorted((REPOSITORY / "units").glob("*.service"))
 RULES = REPOSITORY / "units" / "70-docker-preloader.rules"
 PRESET = REPOSITORY / "units" / "80-docker-preloader.preset"
-EXPOSURE = 42
+EXPOSURE = 40  # 4.0 of 10; nothing that makes a mount namespace can be used
 
 needs_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze", path=environment()["PATH"]) is None, reason="needs systemd-analyze"
