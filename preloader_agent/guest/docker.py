@@ -28,7 +28,7 @@ def is_running(paths: Paths) -> bool:
     return any(_command(pid) in ("dockerd", "(dockerd)") for pid in pids)
 
 
-def query_info(socket_path: str = Paths().docker_socket) -> DockerInfo:
+def query_info(socket_path: str) -> DockerInfo:
     """Ask the running dockerd. Raises OSError when it does not answer within 5 seconds."""
     from http.client import HTTPConnection, HTTPException
     from socket import AF_UNIX, SOCK_STREAM, socket

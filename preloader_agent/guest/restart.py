@@ -72,7 +72,7 @@ class DockerRestart:
         if self.policy == DEFER:
             return "docker would have to be restarted, and the setting hotplug=defer says no: stop docker first"
         try:
-            info = query_info()
+            info = query_info(self._paths.docker_socket)
         except OSError:  # it is starting, or stopping
             return ""
         if info.containers_running and not info.live_restore:
