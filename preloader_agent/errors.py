@@ -13,7 +13,8 @@
     |-- MountError             mount(2) or umount(2) failed
     |-- DisksMissing           disks that are required did not come: exit code 3
     |-- StoreError             Docker's store, or what stands in it, cannot be used
-    |   `-- StoreFull          there is no room left in it
+    |   |-- StoreFull          there is no room left in it
+    |   `-- StoreUnused        docker does not keep its images in it, and is not to be made to
     `-- VmError                a virtual machine did not do what it was asked within its bound
         |-- AgentSilent        the agent in it cannot be asked
         `-- AgentRefused       the agent in it said no
@@ -164,6 +165,10 @@ class StoreError(PreloaderError):
 
 class StoreFull(StoreError):
     """There is no room left in Docker's store: no blocks, no inodes, or no quota."""
+
+
+class StoreUnused(StoreError):
+    """Docker does not keep its images in overlay2's store, and nothing of ours may make it do so."""
 
 
 class DisksMissing(PreloaderError):

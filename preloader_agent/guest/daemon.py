@@ -14,7 +14,7 @@ import time
 from sdnotify import SystemdNotifier
 
 from preloader_agent import __version__
-from preloader_agent.errors import DisksMissing, PreloaderError, StoreError
+from preloader_agent.errors import DisksMissing, PreloaderError, StoreError, StoreUnused
 from preloader_agent.guest import log
 from preloader_agent.guest.attachment import Attachments
 from preloader_agent.guest.control import MAX_ANSWER, PORT_SUBSYSTEM, Control, Request
@@ -116,8 +116,7 @@ class Daemon:
                 raise self._unusable
             merge(self._paths, self._attachments.disks)
         except (PreloaderError, OSError) as err:
-            self._problem = str(err)
-            log.error("not merging: %s", err)
+            self._note("merging", err)
 
     def _prepare(self, before: dict[str, Disk]) -> None:
         """Disks have come or gone while dockerd may run; `before` are those there were."""
@@ -131,8 +130,14 @@ class Daemon:
                 self._restart.expect_more()  # what went leaves at docker's next start, whoever asks for it
             self._problem = ""
         except (PreloaderError, OSError) as err:
-            self._problem = str(err)
-            log.error("not preparing: %s", err)
+            self._note("preparing", err)
+
+    def _note(self, what: str, err: Exception) -> None:
+        """A pass was not made. Where docker does not use the store, a restart would change nothing: nothing waits."""
+        self._problem = str(err)
+        if isinstance(err, StoreUnused):
+            self._unusable = err
+        log.error("not %s: %s", what, err)
 
     def _on_monitor(self) -> None:
         events = self._devices.events()

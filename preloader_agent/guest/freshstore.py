@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from preloader_agent.errors import StoreError
+from preloader_agent.errors import StoreUnused
 from preloader_agent.guest import log
 from preloader_agent.guest.dockerconfig import read_config
 from preloader_agent.guest.paths import Paths
@@ -23,7 +23,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # systemd
 
 
 def check_fresh_store(paths: Paths, root: str = "") -> None:
-    """Raise StoreError where layers in overlay2's directory would change how docker keeps its images.
+    """Raise StoreUnused where layers in overlay2's directory would change how docker keeps its images.
 
     A data root that is not docker.service's was named by hand, which is on purpose. `root` as in `read_paths`.
     """
@@ -32,16 +32,17 @@ def check_fresh_store(paths: Paths, root: str = "") -> None:
     is_explicit = config.storage_driver.value == "overlay2" or config.containerd_snapshotter is False
     if is_explicit or configured != paths.docker_root or _has_entries(f"{paths.docker_root}/overlay2"):
         return
-    purpose = 'to use preloaded disks, put "storage-driver": "overlay2" into /etc/docker/daemon.json'
+    to_config = 'put "storage-driver": "overlay2" into /etc/docker/daemon.json'
+    purpose = f"to use preloaded disks, {to_config}, then restart docker-preloader and docker"
     for driver in OTHER_DRIVERS:
         if _has_entries(folder := f"{paths.docker_root}/{driver}"):
-            raise StoreError(
+            raise StoreUnused(
                 folder, f"docker uses the storage driver {driver} here, so its store is left alone; {purpose}"
             )
     version = _read_version(config.program)
     if version is not None and version >= CONTAINERD_VERSION:
         why = f"Docker {version} would keep images with containerd, and layers in overlay2/ would change that"
-        raise StoreError(paths.docker_root, f"{why}; docker's store is left alone: {purpose}")
+        raise StoreUnused(paths.docker_root, f"{why}; docker's store is left alone: {purpose}")
 
 
 def _has_entries(folder: str) -> bool:

@@ -94,16 +94,25 @@ def _prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
     released = read_released(paths)
     disks = attached_disks(paths, known, released)
     try:
-        plan = plan_merge(disks, read_store(paths.store, _mountpoints(paths, released)), _read_adopted(paths))
+        store = read_store(paths.store, _mountpoints(paths, released))
+        plan = plan_merge(disks, store, _read_adopted(paths))
     except StoreError:
         request_pass(paths)  # by then it may be repaired
         raise
+    if plan.operations and not store.layers:
+        _check_fresh(paths)
     apply_operations(plan.urgent, paths.store)
     if len(plan.operations) > len(plan.urgent) or any(mounted_device(paths.mountpoint(label)) for label in released):
         request_pass(paths)
         return False
     _finish(paths, _Outcome(plan, disks, {}), time.monotonic() - started)
     return True
+
+
+def _check_fresh(paths: Paths) -> None:
+    from preloader_agent.guest.freshstore import check_fresh_store  # seldom needed
+
+    check_fresh_store(paths)
 
 
 def _leaving(paths: Paths) -> list[str]:
@@ -147,9 +156,7 @@ def _attempt(
     store = read_store(paths.store, _mountpoints(paths, leaving))
     plan = plan_merge(disks, store, adopted)
     if plan.operations and not store.layers:
-        from preloader_agent.guest.freshstore import check_fresh_store
-
-        check_fresh_store(paths)
+        _check_fresh(paths)
     try:
         apply_plan(plan, paths.store)
     except StoreFull as err:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import StoreError
+from preloader_agent.errors import StoreUnused
 from preloader_agent.guest.dockerconfig import read_paths
 from preloader_agent.guest.freshstore import check_fresh_store
 from preloader_agent.guest.paths import Paths
@@ -37,10 +37,10 @@ def configure(root: Path, program: str, settings: object = None) -> Paths:
 def test_a_fresh_docker_29_is_not_turned_to_overlay2(tmp_path: Path) -> None:
     paths = configure(tmp_path, write_program(tmp_path, DOCKER_29))
     reason = 'Docker 29 would keep images with containerd, .* put "storage-driver": "overlay2" into'
-    with pytest.raises(StoreError, match=reason):
+    with pytest.raises(StoreUnused, match=reason):
         check_fresh_store(paths, str(tmp_path))
     (tmp_path / "store" / "overlay2").mkdir()
-    with pytest.raises(StoreError, match=reason):
+    with pytest.raises(StoreUnused, match=reason):
         check_fresh_store(paths, str(tmp_path))
 
 
@@ -66,7 +66,7 @@ def test_a_store_of_another_driver_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "store" / "btrfs").mkdir()
     check_fresh_store(paths, str(tmp_path))
     (tmp_path / "store" / "btrfs" / "subvolumes").mkdir()
-    with pytest.raises(StoreError, match="store/btrfs: docker uses the storage driver btrfs here"):
+    with pytest.raises(StoreUnused, match="store/btrfs: docker uses the storage driver btrfs here"):
         check_fresh_store(paths, str(tmp_path))
 
 

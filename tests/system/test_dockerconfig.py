@@ -19,8 +19,12 @@ DAEMON_JSON, DEFAULTS = "etc/docker/daemon.json", "etc/default/docker"
 DROP_IN = "etc/systemd/system/docker.service.d/test.conf"
 # What stands below the data root after the agent's pass, and before dockerd writes anything.
 BEFORE = '[Service]\nExecStartPre=/bin/sh -c "find /var/lib/docker -mindepth 1 >/run/before"\n'
-# The guest's dockerd is 26.1; this one only says that it is 29.
-DOCKER_29 = '#!/bin/sh\n[ "$*" = --version ] && echo "Docker version 29.0.1, build x" || exec /usr/sbin/dockerd "$@"\n'
+# The guest's dockerd is 26.1; this one says that it is 29, and keeps images with containerd as 29 does by default.
+DOCKER_29 = """#!/bin/sh
+[ "$*" != --version ] || exec echo "Docker version 29.0.1, build x"
+grep -qs overlay2 /etc/docker/daemon.json || set -- "$@" --config-file=/opt/29/daemon.json
+exec /usr/sbin/dockerd "$@"
+"""
 
 # A unit's words, as this Python process was given them.
 DUMP = """#!/usr/bin/python3
@@ -140,6 +144,7 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def guest(tree: Path, disks: list[Path]) -> Iterator[NspawnGuest]:
     """One guest for all cases; each starts docker anew, on an empty data root, with a configuration of its own."""
     files = {"etc/systemd/system/docker.service.d/before.conf": BEFORE, "opt/29/dockerd": DOCKER_29}
+    files["opt/29/daemon.json"] = '{"features": {"containerd-snapshotter": true}}'
     with NspawnGuest(tree, disks[:1], files=files) as guest:
         guest.succeed("chmod 755 /opt/29/dockerd; ln -s /var/lib/docker/real /srv/docker; useradd remapped")
         guest.succeed("echo remapped:100000:65536 | tee /etc/subuid >/etc/subgid")
@@ -197,6 +202,19 @@ def test_nothing_is_written_where_overlay2_is_not_in_use(guest: NspawnGuest, cas
     assert reason in guest.succeed("docker-preloader status")
     assert guest.succeed("cat /run/before") == ""
     assert guest.succeed("docker images --quiet") == ""
+
+
+def test_docker_is_not_restarted_for_disks_that_it_cannot_use(guest: NspawnGuest, disks: list[Path]) -> None:
+    status = start_docker(guest, UNUSABLE["a fresh Docker 29"][0])
+    assert [disk["state"] for disk in status["disks"]] == ["unused"]
+    before = guest.succeed("systemctl show -P MainPID docker.service")
+    guest.succeed("systemctl restart docker-preloader.service")  # dockerd runs now
+    device = guest.attach(disks[1])
+    guest.wait_until_succeeds("[ $(docker-preloader status | grep -c ' unused ') = 2 ]")
+    guest.detach(device)
+    assert "Docker 29 would keep images" in guest.succeed("docker-preloader status")
+    guest.fail("test -e /run/docker-preloader/pending")
+    assert guest.succeed("systemctl show -P MainPID docker.service") == before
 
 
 USABLE = {
