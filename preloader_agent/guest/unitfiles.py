@@ -60,7 +60,8 @@ def unit_files(name: str, root: str = "") -> Iterator[str]:
     directories = [f"{root}{path}" for path in UNIT_PATH if os.path.isdir(f"{root}{path}")]
     names = [name]
     for directory in directories:
-        if os.path.isfile(path := f"{directory}/{name}") or os.path.exists(path):  # /dev/null: masked, and empty
+        path = f"{directory}/{name}"
+        if os.path.exists(path):  # also /dev/null, where the unit is masked: it is empty
             yield path
             alias = os.path.basename(os.path.realpath(path))
             if alias != name and alias.endswith(os.path.splitext(name)[1]):
