@@ -35,9 +35,12 @@ class Reference(str):
     def __new__(cls, text: str) -> Self:
         """Check the text and make it familiar."""
         match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
-        if match is None or len(match["name"]) > _MAX_NAME or re.fullmatch("[0-9a-f]{64}", match["name"]):
+        name = _familiar(match["name"]) if match else ""
+        # docker.io/docker.io/x would be read back as x: what is stored must name the same image the next time.
+        is_ambiguous = _familiar(name) != name or re.fullmatch("[0-9a-f]{64}", name)
+        if match is None or len(match["name"]) > _MAX_NAME or is_ambiguous:
             raise InvalidValue(cls.__name__, text, "an image reference such as name:tag")
-        return super().__new__(cls, _familiar(match["name"]) + text[len(match["name"]) :])
+        return super().__new__(cls, name + text[len(match["name"]) :])
 
     @property
     def name(self) -> str:
