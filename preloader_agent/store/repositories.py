@@ -49,8 +49,8 @@ class Repositories(NamedTuple):
         return found
 
     def encode(self) -> bytes:
-        """The file's bytes: one line, sorted keys, as dockerd writes it."""
-        return json.dumps(self.document, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+        """The file's bytes: one line, sorted keys, as dockerd writes it; half a surrogate pair stays an escape."""
+        return json.dumps(self.document, separators=(",", ":"), sort_keys=True).encode()
 
 
 EMPTY = Repositories({"Repositories": {}})
@@ -59,7 +59,7 @@ EMPTY = Repositories({"Repositories": {}})
 def parse_repositories(content: bytes, path: str) -> Repositories:
     """Read the file. Raises StoreError when it is not what dockerd would accept."""
     try:
-        document = json.loads(content)
+        document = json.loads(content, parse_constant=_refuse)
     except (ValueError, RecursionError) as err:
         raise StoreError(path, f"not valid JSON ({err}); dockerd would not start with it: repair or remove it") from err
     tree = document.get("Repositories") if isinstance(document, dict) else None
@@ -68,3 +68,8 @@ def parse_repositories(content: bytes, path: str) -> Repositories:
     if not isinstance(tree, dict) or not all(isinstance(entries, dict) for entries in tree.values()):
         raise StoreError(path, 'expected {"Repositories": {name: {reference: image ID}}}; repair or remove it')
     return Repositories(document)
+
+
+def _refuse(constant: str) -> None:
+    """Python reads NaN and Infinity, dockerd does not."""
+    raise ValueError(f"{constant} is no number")
