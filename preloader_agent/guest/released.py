@@ -22,7 +22,7 @@ def read_released(paths: Paths) -> dict[str, bool]:
         return {str(label): bool(is_forced) for label, is_forced in document.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError) as err:
+    except (ValueError, AttributeError, RecursionError) as err:
         log.warning("not using %s: %s; disks released since boot may come back", paths.released, err)
         return {}
 
