@@ -213,8 +213,11 @@ class _Planner:
                 moves.append(PointLayer(layer.chain_id, layer.cache_id, *self._trees(layer.chain_id)))
             else:
                 removals.append(RemoveLayer(layer.chain_id, layer.cache_id, layer.link))
+        carried = {image.image_id for disk in self.disks for image in disk.contents.images}
         for image_id, brought in self.store.brought.items():
-            if brought.chain is None or not all(chain in self.places for chain in brought.chain):
+            # An image goes with its disk also where its layers stay: the user, or another disk, has them, too.
+            is_usable = brought.chain is not None and all(chain in self.places for chain in brought.chain)
+            if not is_usable or image_id not in carried:
                 self.lost_images[image_id] = None
                 self.operations.append(RemoveImage(image_id))
                 self.removed.update(dict.fromkeys(brought.references, image_id))
