@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,6 +24,7 @@ from preloader_agent.guest.storestate import marker_path, read_store
 from preloader_agent.guest.sync import merge
 from preloader_agent.store.index import check_index
 from preloader_agent.store.layout import Store
+from tests.folders import folder_in_memory
 from tests.guest.disks import (
     add_local_image,
     change_references,
@@ -36,24 +35,8 @@ from tests.guest.disks import (
     references_of,
     snapshot,
 )
-from tests.strategies import bounded, check_message, damaged, json_values, replaced
-
-NewFolder = Callable[[], Path]
-
-
-@pytest.fixture(scope="module")
-def new_folder() -> Iterator[NewFolder]:
-    """Empty folders, one for each example; in memory where there is some, because a pass syncs its file system."""
-    memory = Path("/dev/shm")
-    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
-        numbers = itertools.count()
-
-        def make() -> Path:
-            folder = Path(name, str(next(numbers)))
-            folder.mkdir()
-            return folder
-
-        yield make
+from tests.soundness import check_message
+from tests.strategies import bounded, damaged, json_values, replaced
 
 
 def change_a_file(disk: Disk, data: st.DataObject) -> None:
@@ -69,25 +52,25 @@ def change_a_file(disk: Disk, data: st.DataObject) -> None:
 
 @bounded
 @given(data=st.data())
-def test_a_damaged_disk_is_refused_or_adopted_and_leaves_again(new_folder: NewFolder, data: st.DataObject) -> None:
-    folder = new_folder()
-    disk = make_disk(folder, (("base", "app"), ("app:1",)), (("base",), ("base:1",)))
-    change_a_file(disk, data)
-    try:
-        found = read_disk(disk.store.root, disk.device)
-    except PreloaderError as err:
-        check_message(err)
-        return
-    store = Store(str(folder / "docker"))
-    mine = add_local_image(store, ["base", "mine"], ["mine:1"])
-    before = snapshot(Path(store.root))
-    del before["image/overlay2/repositories.json"]
-    make_pass(store, [found])
-    assert problems_of_store(store) == []
-    os.rename(disk.store.root, folder / "gone")
-    make_pass(store, [])
-    assert before.items() <= snapshot(Path(store.root)).items()
-    assert references_of(store) == {"mine:1": mine}
+def test_a_damaged_disk_is_refused_or_adopted_and_leaves_again(data: st.DataObject) -> None:
+    with folder_in_memory() as folder:
+        disk = make_disk(folder, (("base", "app"), ("app:1",)), (("base",), ("base:1",)))
+        change_a_file(disk, data)
+        try:
+            found = read_disk(disk.store.root, disk.device)
+        except PreloaderError as err:
+            check_message(err)
+            return
+        store = Store(str(folder / "docker"))
+        mine = add_local_image(store, ["base", "mine"], ["mine:1"])
+        before = snapshot(Path(store.root))
+        del before["image/overlay2/repositories.json"]
+        make_pass(store, [found])
+        assert problems_of_store(store) == []
+        os.rename(disk.store.root, folder / "gone")
+        make_pass(store, [])
+        assert before.items() <= snapshot(Path(store.root)).items()
+        assert references_of(store) == {"mine:1": mine}
 
 
 def make_plain_disk(folder: Path) -> Path:
@@ -102,55 +85,55 @@ def make_plain_disk(folder: Path) -> Path:
 
 @bounded
 @given(data=st.data())
-def test_a_damaged_copy_of_a_data_root_is_refused_or_sound(new_folder: NewFolder, data: st.DataObject) -> None:
-    root = make_plain_disk(new_folder())
-    assert len(read_plain_store(str(root), "disk").images) == 2
-    change_a_file(Disk("plain", "/dev/test", Store(str(root)), read_plain_store(str(root), "disk")), data)
-    try:
-        index = read_plain_store(str(root), "disk")
-    except InvalidDisk as err:
-        check_message(err)
-    else:
-        check_index(index)
+def test_a_damaged_copy_of_a_data_root_is_refused_or_sound(data: st.DataObject) -> None:
+    with folder_in_memory() as folder:
+        root = make_plain_disk(folder)
+        assert len(read_plain_store(str(root), "disk").images) == 2
+        change_a_file(Disk("plain", "/dev/test", Store(str(root)), read_plain_store(str(root), "disk")), data)
+        try:
+            index = read_plain_store(str(root), "disk")
+        except InvalidDisk as err:
+            check_message(err)
+        else:
+            check_index(index)
 
 
 @bounded
 @given(content=st.binary(max_size=64), magic=st.booleans(), label=st.binary(max_size=16))
-def test_a_label_is_printable(new_folder: NewFolder, content: bytes, magic: bool, label: bytes) -> None:
-    device = new_folder() / "device"
-    superblock = bytearray(content.ljust(2048, b"\0"))
-    if magic:
-        superblock[1024 + 0x38 : 1024 + 0x3A] = b"\x53\xef"
-        superblock[1024 + 0x78 : 1024 + 0x88] = label.ljust(16, b"\0")
-    device.write_bytes(superblock)
-    if not magic:
-        with pytest.raises(InvalidDisk, match="holds no ext4 file system"):
-            read_label(str(device))
-        return
-    found = read_label(str(device))
-    assert found.isprintable()
-    assert len(found) <= 16
-    if label.isascii() and label.decode().isprintable():
-        assert found == label.decode()
+def test_a_label_is_printable(content: bytes, magic: bool, label: bytes) -> None:
+    with folder_in_memory() as folder:
+        device = folder / "device"
+        superblock = bytearray(content.ljust(2048, b"\0"))
+        if magic:
+            superblock[1024 + 0x38 : 1024 + 0x3A] = b"\x53\xef"
+            superblock[1024 + 0x78 : 1024 + 0x88] = label.ljust(16, b"\0")
+        device.write_bytes(superblock)
+        if not magic:
+            with pytest.raises(InvalidDisk, match="holds no ext4 file system"):
+                read_label(str(device))
+            return
+        found = read_label(str(device))
+        assert found.isprintable()
+        assert len(found) <= 16
+        if label.isascii() and label.decode().isprintable():
+            assert found == label.decode()
 
 
 @bounded
 @given(content=json_values.map(lambda value: json.dumps(value).encode()) | st.binary(), data=st.data())
-def test_whatever_a_marker_holds_the_users_images_stay(
-    new_folder: NewFolder, content: bytes, data: st.DataObject
-) -> None:
-    folder = new_folder()
-    store = Store(str(folder / "docker"))
-    mine = add_local_image(store, ["base", "mine"], ["mine:1"])
-    disk = make_disk(folder, (("base", "app"), ("app:1",)))
-    make_pass(store, [disk])
-    marker = Path(marker_path(store, image_id(("base", "app"))))
-    marker.write_bytes(data.draw(st.just(content) | damaged(marker.read_bytes())))
-    os.rename(disk.store.root, folder / "gone")
-    make_pass(store, [])
-    assert make_pass(store, []).operations == ()
-    assert references_of(store)["mine:1"] == mine
-    assert mine in read_store(store).images
+def test_whatever_a_marker_holds_the_users_images_stay(content: bytes, data: st.DataObject) -> None:
+    with folder_in_memory() as folder:
+        store = Store(str(folder / "docker"))
+        mine = add_local_image(store, ["base", "mine"], ["mine:1"])
+        disk = make_disk(folder, (("base", "app"), ("app:1",)))
+        make_pass(store, [disk])
+        marker = Path(marker_path(store, image_id(("base", "app"))))
+        marker.write_bytes(data.draw(st.just(content) | damaged(marker.read_bytes())))
+        os.rename(disk.store.root, folder / "gone")
+        make_pass(store, [])
+        assert make_pass(store, []).operations == ()
+        assert references_of(store)["mine:1"] == mine
+        assert mine in read_store(store).images
 
 
 labels = st.dictionaries(st.from_regex(r"\Adpl-[a-z0-9]{1,12}\Z"), st.booleans(), max_size=4)
@@ -159,26 +142,25 @@ ids = st.dictionaries(st.just(image_id(("app",))), json_values, max_size=1)
 
 @bounded
 @given(adopted=json_values | ids, released=json_values.filter(lambda value: not value) | labels, more=st.binary())
-def test_whatever_the_run_directory_holds_a_pass_is_made(
-    new_folder: NewFolder, adopted: Any, released: Any, more: bytes
-) -> None:
-    folder = new_folder()
-    paths = Paths(str(folder / "docker"), str(folder / "run"), str(folder / "pid"), str(folder / "cgroup"))
-    mine = add_local_image(paths.store, ["mine"], ["mine:1"])
-    Path(paths.mounts).mkdir(parents=True)
-    Path(paths.adopted).write_bytes(json.dumps(adopted).encode() + more)
-    Path(paths.released).write_bytes(json.dumps(released).encode() + more[1:])
-    assert merge(paths)
-    assert references_of(paths.store) == {"mine:1": mine}
+def test_whatever_the_run_directory_holds_a_pass_is_made(adopted: Any, released: Any, more: bytes) -> None:
+    with folder_in_memory() as folder:
+        paths = Paths(str(folder / "docker"), str(folder / "run"), str(folder / "pid"), str(folder / "cgroup"))
+        mine = add_local_image(paths.store, ["mine"], ["mine:1"])
+        Path(paths.mounts).mkdir(parents=True)
+        Path(paths.adopted).write_bytes(json.dumps(adopted).encode() + more)
+        Path(paths.released).write_bytes(json.dumps(released).encode() + more[1:])
+        assert merge(paths)
+        assert references_of(paths.store) == {"mine:1": mine}
 
 
 @bounded
 @given(released=labels)
-def test_released_disks_are_read_back(new_folder: NewFolder, released: dict[str, bool]) -> None:
-    paths = Paths(run_dir=str(new_folder()))
-    for label, is_forced in released.items():
-        add_released(paths, label, is_forced=is_forced)
-    assert read_released(paths) == released
+def test_released_disks_are_read_back(released: dict[str, bool]) -> None:
+    with folder_in_memory() as folder:
+        paths = Paths(run_dir=str(folder))
+        for label, is_forced in released.items():
+            add_released(paths, label, is_forced=is_forced)
+        assert read_released(paths) == released
 
 
 names = st.binary(min_size=1, max_size=6).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b".."))
@@ -227,9 +209,8 @@ class Guest(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        memory = Path("/dev/shm")
-        self._folder = TemporaryDirectory(dir=memory if memory.is_dir() else None)
-        self._root = Path(self._folder.name)
+        self._stack = ExitStack()
+        self._root = self._stack.enter_context(folder_in_memory())
         self._store = Store(f"{self._root}/docker")
         self._disks = [make_disk(self._root / str(number), *images) for number, images in enumerate(DISKS)]
         self._plugged = set(range(len(DISKS)))
@@ -289,7 +270,7 @@ class Guest(RuleBasedStateMachine):
         self.reboot()
         self.a_pass_keeps_what_is_the_users()
         assert problems_of_store(self._store) == []
-        self._folder.cleanup()
+        self._stack.close()
 
     def _unplug_all(self) -> None:
         for number in range(len(DISKS)):

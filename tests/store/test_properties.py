@@ -15,9 +15,9 @@ from preloader_agent.store.digest import CacheID, ChainID, DiffID, Digest, Image
 from preloader_agent.store.index import DiskIndex, checked_json, encode_index, parse_index
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import Repositories, parse_repositories
+from tests.soundness import check_index_is_sound, check_message, check_repositories_are_sound
 from tests.strategies import (
     bounded,
-    check_message,
     damaged,
     digests,
     indexes,
@@ -79,24 +79,6 @@ def test_an_index_is_read_back(index: DiskIndex) -> None:
     assert parse_index(encode_index(index), "disk") == index
 
 
-def check_index_is_sound(content: bytes) -> None:
-    """Either InvalidDisk with a message for a journal, or an index whose parts follow from each other."""
-    try:
-        index = parse_index(content, "disk")
-    except InvalidDisk as err:
-        check_message(err)
-        return
-    layers = index.layers_by_chain()
-    assert layers.keys() == {chain for image in index.images for chain in image.chain}
-    for image in index.images:
-        assert list(image.chain) == chain_ids(layers[chain].diff_id for chain in image.chain)
-        assert sum(layers[chain].size for chain in image.chain) < 1 << 63
-        assert all(Reference(reference) == reference for reference in (*image.references, *image.repo_digests))
-        assert "".join(image.platform).isprintable()
-    assert index.label == f"dpl-{index.content_digest.hex[:12]}"
-    assert parse_index(encode_index(index), "disk") == index
-
-
 @bounded
 @given(data=st.data(), index=indexes())
 def test_an_index_that_was_changed_is_refused_or_sound(data: st.DataObject, index: DiskIndex) -> None:
@@ -155,27 +137,8 @@ def test_repositories_are_read_back(found: Repositories) -> None:
 @given(content=st.binary() | json_values.map(lambda value: json.dumps(value).encode()), data=st.data())
 def test_repositories_are_refused_or_can_be_written(content: bytes, data: st.DataObject) -> None:
     sound = b'{"Repositories":{"app":{"app:1":"sha256:' + b"0" * 64 + b'"}}}'
-    for each in (content, data.draw(damaged(sound))):
-        try:
-            found = parse_repositories(each, "file")
-        except StoreError as err:
-            check_message(err)
-            continue
-        assert parse_repositories(found.encode(), "file") == found
-        assert all(found.find(reference) == image for reference, image in found.references() if is_in_place(found))
-
-
-def is_in_place(found: Repositories) -> bool:
-    """Whether each reference stands below its own name, as dockerd writes them."""
-    tree = found.document["Repositories"]
-    return all(Reference(text).name == name for name in tree for text in tree[name] if is_reference(text))
-
-
-def is_reference(text: str) -> bool:
-    try:
-        return Reference(text) == text
-    except InvalidValue:
-        return False
+    check_repositories_are_sound(content)
+    check_repositories_are_sound(data.draw(damaged(sound)))
 
 
 @bounded

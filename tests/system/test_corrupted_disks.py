@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -33,6 +32,7 @@ from preloader_agent.host.ext4.layout import BLOCK_SIZE, FIRST_CONTENT, RO_COMPA
 from preloader_agent.store.layout import Store
 from tests.confinement import confine
 from tests.crafted import CraftedDisk
+from tests.folders import folder_in_memory
 from tests.guest.disks import add_local_image, problems_of_store, references_of
 from tests.system.loop import Loop
 
@@ -43,9 +43,8 @@ ADOPTED, REFUSED, FAILED = 0, 10, 20
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with TemporaryDirectory(prefix="dpl-corrupted-", dir=memory if memory.is_dir() else None) as name:
-        yield Path(name)
+    with folder_in_memory() as folder:
+        yield folder
 
 
 def damage(disk: bytearray, seed: int) -> None:

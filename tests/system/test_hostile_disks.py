@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
@@ -31,6 +30,7 @@ from preloader_agent.store.layout import INDEX_NAME
 from tests.agent import REPOSITORY
 from tests.crafted import CraftedDisk
 from tests.dockerd import Dockerd
+from tests.folders import folder_in_memory
 from tests.guest.disks import config_of, diff_id, image_id, snapshot
 from tests.images import app_image, busybox_image, write_docker_archive
 from tests.system.disks import make_raw_disk
@@ -113,9 +113,7 @@ def lab() -> Iterator[Lab]:
     if shutil.which("dockerd") is None:
         pytest.skip("needs dockerd: install docker.io")
     with ExitStack() as stack:
-        # In memory where there is some: a pass syncs its file system, and there are a hundred passes here.
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="dpl-hostile-", dir=memory)))
+        folder = stack.enter_context(folder_in_memory())
         user_image = write_docker_archive([busybox_image()], folder / "user.tar")
         with Dockerd(folder / "docker") as dockerd:
             dockerd.docker("load", "--input", user_image)

@@ -1,0 +1,45 @@
+"""What must be true of whatever the parsers of disks accept, and of what they say when they refuse."""
+
+from __future__ import annotations
+
+from preloader_agent.errors import InvalidDisk, StoreError
+from preloader_agent.store.digest import chain_ids
+from preloader_agent.store.index import encode_index, parse_index
+from preloader_agent.store.reference import Reference
+from preloader_agent.store.repositories import parse_repositories
+
+
+def check_message(error: Exception) -> None:
+    """What a disk says can neither flood a journal nor write to a terminal."""
+    assert str(error).isprintable()
+    assert len(str(error)) < 700
+
+
+def check_index_is_sound(content: bytes) -> None:
+    """Either InvalidDisk, or an index whose parts follow from each other."""
+    try:
+        index = parse_index(content, "disk")
+    except InvalidDisk as err:
+        check_message(err)
+        return
+    layers = index.layers_by_chain()
+    assert layers.keys() == {chain for image in index.images for chain in image.chain}
+    for image in index.images:
+        assert list(image.chain) == chain_ids(layers[chain].diff_id for chain in image.chain)
+        assert sum(layers[chain].size for chain in image.chain) < 1 << 63
+        assert all(Reference(reference) == reference for reference in (*image.references, *image.repo_digests))
+        assert "".join(image.platform).isprintable()
+    assert index.label == f"dpl-{index.content_digest.hex[:12]}"
+    assert parse_index(encode_index(index), "disk") == index
+
+
+def check_repositories_are_sound(content: bytes) -> None:
+    """Either StoreError, or what can be written, and is read back."""
+    try:
+        found = parse_repositories(content, "file")
+    except StoreError as err:
+        check_message(err)
+        return
+    assert parse_repositories(found.encode(), "file") == found
+    entries = found.references()
+    assert all(Reference(reference) == reference for reference, _ in entries)
