@@ -94,11 +94,11 @@ class Daemon:
             seconds = min(seconds, SETTLE_SECONDS)
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={(seconds + GRACE_SECONDS) * 1e6:.0f}")
         deadline = time.monotonic() + seconds
-        is_settled = expect.is_automatic and self._devices.is_settled()
-        self._attachments.attach(self._devices.enumerate())
+        is_settled, devices = self._devices.look()
+        self._attachments.attach(devices)
         while not self._is_stopping:
             self._missing = expect.missing(self._attachments.labels)
-            if is_settled or not (expect.is_automatic or self._missing):
+            if is_settled if expect.is_automatic else not self._missing:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
@@ -106,9 +106,9 @@ class Daemon:
                 return
             # udev finishes a device without an event for us, too, so look again soon.
             self._loop.wait(min(left, 0.1 if expect.is_automatic else left))
-            is_settled = expect.is_automatic and self._devices.is_settled()
-            if is_settled:  # udev knows a disk before its event is here
-                self._attachments.attach(self._devices.enumerate())
+            if expect.is_automatic:
+                is_settled, devices = self._devices.look()
+                self._attachments.attach(devices)  # udev knows a disk before its event is here
 
     def _merge(self) -> None:
         try:
