@@ -29,26 +29,29 @@ def is_running(paths: Paths) -> bool:
 
 
 def query_info(socket_path: str) -> DockerInfo:
-    """Ask the running dockerd. Raises OSError when it does not answer within 5 seconds."""
-    from http.client import HTTPConnection, HTTPException
+    """Ask the running dockerd. Raises OSError when it does not answer within 5 seconds.
+
+    In HTTP/1.0, whose answer is whole when it ends: http.client would stay in memory, 2.4 MB of it.
+    """
     from socket import AF_UNIX, SOCK_STREAM, socket
 
-    connection = HTTPConnection("localhost", timeout=5)
-    connection.sock = socket(AF_UNIX, SOCK_STREAM)
-    connection.sock.settimeout(5)
+    response = b""
+    with socket(AF_UNIX, SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        connection.connect(socket_path)
+        connection.sendall(b"GET /info HTTP/1.0\r\n\r\n")
+        while chunk := connection.recv(1 << 16):
+            response += chunk
+    head, _, body = response.partition(b"\r\n\r\n")
     try:
-        connection.sock.connect(socket_path)
-        connection.request("GET", "/info")
-        response = connection.getresponse()
-        answer: Any = json.loads(response.read())
-        if response.status != 200:
-            raise OSError(f"dockerd answered with status {response.status}: {answer!r:.200}")
+        status = int(head.split(maxsplit=2)[1])
+        answer: Any = json.loads(body)
+        if status != 200:
+            raise OSError(f"dockerd answered with status {status}: {answer!r:.200}")
         running = answer["ContainersRunning"] + answer["ContainersPaused"]
         return DockerInfo(running, bool(answer["LiveRestoreEnabled"]))
-    except (ValueError, KeyError, TypeError, HTTPException) as err:
+    except (ValueError, KeyError, TypeError, IndexError) as err:
         raise OSError(f"dockerd's answer is not one that is understood: {err!r:.200}") from err
-    finally:
-        connection.close()
 
 
 def _pids(path: str) -> Iterator[str]:
