@@ -7,7 +7,7 @@ that a killed pass is gone on with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from preloader_agent.guest.disks import Disk
@@ -152,14 +152,18 @@ def describe(operation: Operation) -> str:
     return f"{type(operation).__name__} {subject}".rstrip()
 
 
-def plan_merge(disks: Iterable[Disk], store: StoreState, adopted: Adopted) -> Plan:
-    """Plan how the store comes to show the images of `disks`; `adopted` is what came in since boot."""
+def plan_merge(disks: Iterable[Disk], store: StoreState, adopted: Adopted, skipping: Collection[str] = ()) -> Plan:
+    """Plan how the store comes to show the images of `disks`; `adopted` is what came in since boot.
+
+    Nothing is added of the disks whose labels are in `skipping`; what is there of them stays.
+    """
     planner = _Planner(list(disks), store, adopted)
     planner.remove_what_is_lost()
     planner.keep_links()
     for disk in planner.disks:
-        for image in disk.contents.images:
-            planner.adopt(image, disk)
+        if disk.label not in skipping:
+            for image in disk.contents.images:
+                planner.adopt(image, disk)
     return planner.finish()
 
 

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -134,27 +134,25 @@ def _change_store(paths: Paths, disks: Sequence[Disk], leaving: list[str], adopt
     if problem is None:
         return _Outcome(plan, list(disks), {})
     log.warning("%s; trying one disk at a time", problem)
-    served = [disk for disk in disks if not plan.adds_from(disk)]
-    refused: dict[str, str] = {}
-    for disk in disks:
-        if plan.adds_from(disk):
-            _, problem = _attempt(paths, [*served, disk], leaving, adopted)
-            if problem is None:
-                served.append(disk)
-            else:
-                refused[disk.label] = str(problem)
-    plan, problem = _attempt(paths, served, leaving, adopted)
+    refused = {disk.label: str(problem) for disk in disks if plan.adds_from(disk)}
+    for label in list(refused):
+        _, problem = _attempt(paths, disks, leaving, adopted, refused.keys() - {label})
+        if problem is None:
+            del refused[label]
+        else:
+            refused[label] = str(problem)
+    plan, problem = _attempt(paths, disks, leaving, adopted, refused)
     if problem is not None:
         raise problem
-    return _Outcome(plan, served, refused)
+    return _Outcome(plan, [disk for disk in disks if disk.label not in refused], refused)
 
 
 def _attempt(
-    paths: Paths, disks: Sequence[Disk], leaving: list[str], adopted: Adopted
+    paths: Paths, disks: Sequence[Disk], leaving: list[str], adopted: Adopted, skipping: Collection[str] = ()
 ) -> tuple[Plan, StoreFull | None]:
     """Plan and apply; when there is no room, the store is left as it was. Raises StoreError."""
     store = read_store(paths.store, _mountpoints(paths, leaving))
-    plan = plan_merge(disks, store, adopted)
+    plan = plan_merge(disks, store, adopted, skipping)
     if plan.operations and not store.layers:
         _check_fresh(paths)
     try:
