@@ -224,7 +224,8 @@ class _Planner:
             if not is_usable or image_id not in carried:
                 self.lost_images[image_id] = None
                 self.operations.append(RemoveImage(image_id))
-                self.removed.update(dict.fromkeys(brought.references, image_id))
+                names = [name for name in brought.references if self.store.repositories.find(name) == image_id]
+                self.removed.update(dict.fromkeys(names, image_id))
         self.operations += removals + moves  # in this order, because a move needs room for a moment
 
     def keep_links(self) -> None:

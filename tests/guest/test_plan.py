@@ -227,6 +227,29 @@ def test_two_disks_that_claim_a_reference_are_reported(tmp_path: Path, store: St
     assert disks[1].label in plan.problems[0]
 
 
+@pytest.mark.parametrize("names", ["ab", "ba", "cd", "dc", "ef", "fe"])  # whichever marker is read last
+def test_a_reference_that_two_disks_claim_goes_with_them(tmp_path: Path, store: Store, names: str) -> None:
+    images = [((name,), ("app:latest",)) for name in names]
+    disks = [make_disk(tmp_path / "disks", image) for image in images]
+    make_pass(store, disks[:1])
+    make_pass(store, disks)
+    for disk in disks:
+        unplug(disk)
+    make_pass(store, [])
+    assert references_of(store) == {}
+
+
+def test_an_image_goes_with_its_disk_where_its_layers_stay(tmp_path: Path, store: Store) -> None:
+    mine = add_local_image(store, ["base"], ["mine:1"])
+    disk = make_disk(tmp_path / "disks", (("base",), ("base:1",)), ((), ("empty:1",)))
+    make_pass(store, [disk])
+    assert set(references_of(store)) == {"mine:1", "base:1", "empty:1"}
+    unplug(disk)
+    make_pass(store, [])
+    assert references_of(store) == {"mine:1": mine}
+    assert read_store(store).images == {mine}
+
+
 def test_the_same_image_on_two_disks_gets_the_references_of_both(tmp_path: Path, store: Store) -> None:
     disks = [make_disk(tmp_path / "disks", (("base",), (name,))) for name in ("one:1", "two:1")]
     make_pass(store, disks)
