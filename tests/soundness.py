@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from preloader_agent.errors import InvalidDisk, StoreError
 from preloader_agent.store.digest import chain_ids
-from preloader_agent.store.index import encode_index, parse_index
+from preloader_agent.store.index import content_digest, encode_index, parse_index
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import parse_repositories
 
@@ -13,6 +15,16 @@ def check_message(error: Exception) -> None:
     """What a disk says can neither flood a journal nor write to a terminal."""
     assert str(error).isprintable()
     assert len(str(error)) < 700
+
+
+def sealed(content: bytes) -> bytes:
+    """An index with the content digest that its images ask for, as an attacker would write it, where it has images."""
+    try:
+        document = json.loads(content)
+        images = [(image["id"], image["references"], image["repo_digests"]) for image in document["images"]]
+        return json.dumps({**document, "content_digest": content_digest(images)}).encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return content
 
 
 def check_index_is_sound(content: bytes) -> None:

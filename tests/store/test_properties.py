@@ -15,7 +15,7 @@ from preloader_agent.store.digest import CacheID, ChainID, DiffID, Digest, Image
 from preloader_agent.store.index import DiskIndex, checked_json, encode_index, parse_index
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import Repositories, parse_repositories
-from tests.soundness import check_index_is_sound, check_message, check_repositories_are_sound
+from tests.soundness import check_index_is_sound, check_message, check_repositories_are_sound, sealed
 from tests.strategies import (
     bounded,
     damaged,
@@ -83,8 +83,11 @@ def test_an_index_is_read_back(index: DiskIndex) -> None:
 @given(data=st.data(), index=indexes())
 def test_an_index_that_was_changed_is_refused_or_sound(data: st.DataObject, index: DiskIndex) -> None:
     sound = encode_index(index)
-    check_index_is_sound(json.dumps(data.draw(replaced(json.loads(sound)))).encode())
     check_index_is_sound(data.draw(damaged(sound)))
+    for _ in range(4):
+        changed = json.dumps(data.draw(replaced(json.loads(sound)))).encode()
+        check_index_is_sound(changed)
+        check_index_is_sound(sealed(changed))
 
 
 @bounded
