@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from preloader_agent.errors import InvalidValue, StoreError, StoreFull
+from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, PreloaderError, StoreError, StoreFull
 from preloader_agent.guest import log
 from preloader_agent.guest.apply import apply_operations, apply_plan, write_file
 from preloader_agent.guest.containers import containers_using
@@ -129,7 +129,7 @@ def _leaving(paths: Paths) -> list[str]:
 
 
 def _change_store(paths: Paths, disks: Sequence[Disk], leaving: list[str], adopted: Adopted) -> _Outcome:
-    """All disks at once; where there is no room for all of them, one by one, and as many as there is room for."""
+    """All disks at once; where there is no room, or one has gone bad since it was read, as many as can be."""
     plan, problem = _attempt(paths, disks, leaving, adopted)
     if problem is None:
         return _Outcome(plan, list(disks), {})
@@ -149,15 +149,15 @@ def _change_store(paths: Paths, disks: Sequence[Disk], leaving: list[str], adopt
 
 def _attempt(
     paths: Paths, disks: Sequence[Disk], leaving: list[str], adopted: Adopted, skipping: Collection[str] = ()
-) -> tuple[Plan, StoreFull | None]:
-    """Plan and apply; when there is no room, the store is left as it was. Raises StoreError."""
+) -> tuple[Plan, PreloaderError | None]:
+    """Plan and apply; when that fails because of a disk, the store is left as it was. Raises StoreError."""
     store = read_store(paths.store, _mountpoints(paths, leaving))
     plan = plan_merge(disks, store, adopted, skipping)
     if plan.operations and not store.layers:
         _check_fresh(paths)
     try:
         apply_plan(plan, paths.store)
-    except StoreFull as err:
+    except (StoreFull, InvalidDisk, DigestMismatch) as err:
         apply_operations(plan_undo(plan, store), paths.store)
         return plan, err
     return plan, None

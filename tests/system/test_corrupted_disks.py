@@ -7,6 +7,7 @@ a disk without checksums of its metadata, where damage gets past the kernel; the
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import select
@@ -28,12 +29,13 @@ from preloader_agent.guest.mounts import list_mounts, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.plan import plan_merge
 from preloader_agent.guest.storestate import read_store
+from preloader_agent.guest.sync import merge
 from preloader_agent.host.ext4.layout import BLOCK_SIZE, FIRST_CONTENT, RO_COMPAT, SUPERBLOCK_OFFSET
 from preloader_agent.store.layout import Store
 from tests.confinement import confine
 from tests.crafted import CraftedDisk
 from tests.folders import folder_in_memory
-from tests.guest.disks import add_local_image, problems_of_store, references_of
+from tests.guest.disks import add_local_image, config_of, image_id, problems_of_store, references_of
 from tests.system.loop import Loop
 
 SEEDS = 500
@@ -157,3 +159,31 @@ def test_random_damage_is_refused_or_does_not_matter(folder: Path) -> None:
     # Neither is the damage so small that nothing is ever found, nor so large that nothing is ever read.
     assert outcomes[REFUSED] > SEEDS / 5
     assert outcomes[ADOPTED] > SEEDS / 5
+
+
+def test_a_disk_that_goes_bad_after_it_was_read_keeps_no_other_one_out(folder: Path) -> None:
+    paths = Paths(str(folder / "docker"), str(folder / "run"), str(folder / "pid"), str(folder / "cgroup"))
+    mine = add_local_image(paths.store, ["mine"], ["mine:1"])
+    os.makedirs(paths.mounts)
+    specs = ((("bad",), ("bad:1",)), (("good",), ("good:1",)), (("worse",), ("worse:1",)))
+    with ExitStack() as stack:
+        disks = []
+        for spec in specs:
+            crafted = CraftedDisk(folder / spec[1][0], spec)
+            loop = Loop()
+            stack.callback(loop.close)
+            loop.open(crafted.write())
+            disks.append(attach_disk(paths, str(loop.node), crafted.label))
+        stack.callback(unmount_all, paths)
+        for disk, (layers, (reference,)) in zip(disks, specs, strict=True):
+            if reference != "good:1":
+                raw = folder / reference
+                raw.write_bytes(raw.read_bytes().replace(config_of(layers), config_of(layers).upper()))
+                with open(disk.store.image_config(image_id(layers)), "rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert merge(paths, {disk.label: disk for disk in disks})
+        assert references_of(paths.store) == {"mine:1": mine, "good:1": image_id(("good",))}
+        assert problems_of_store(paths.store) == []
+        refused = json.loads(Path(paths.store_report).read_text())["refused"]
+        assert refused.keys() == {disks[0].label, disks[2].label}
+        assert all("the content was damaged or changed" in reason for reason in refused.values())
