@@ -35,6 +35,7 @@ from tests.guest.disks import config_of, diff_id, image_id, snapshot
 from tests.images import app_image, busybox_image, write_docker_archive
 from tests.system.disks import make_raw_disk
 from tests.system.loop import Loop
+from tests.system.nspawn import NspawnGuest
 
 PASS_BOUND = 30.0  # seconds for a pass over two disks; it takes 0.3
 LAYERS = ("base", "app")
@@ -345,9 +346,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
 }
 
 
-def write_disk(lab: Lab, name: str) -> Path:
-    disk = CraftedDisk(lab.folder / f"{re.sub('[^a-z0-9]+', '-', name)}.raw", (LAYERS, ("crafted:1",)))
-    REFUSED[name][0](disk, lab.canary)
+def write_disk(folder: Path, canary: Path, name: str) -> Path:
+    disk = CraftedDisk(folder / f"{re.sub('[^a-z0-9]+', '-', name)}.raw", (LAYERS, ("crafted:1",)))
+    REFUSED[name][0](disk, canary)
     return disk.write()
 
 
@@ -396,7 +397,7 @@ def loop(lab: Lab) -> Iterator[Loop]:
 def test_a_disk_that_lies_is_named_and_the_sound_one_is_served(
     lab: Lab, canary: dict[str, object], loop: Loop, name: str
 ) -> None:
-    disk = write_disk(lab, name)
+    disk = write_disk(lab.folder, lab.canary, name)
     loop.open(disk)
     said = lab.sync(loop.node)
     check_refused(lab, loop.node, said, REFUSED[name][1])
@@ -507,7 +508,7 @@ def test_docker_starts_after_all_of_them_at_once(lab: Lab, canary: dict[str, obj
         refused: dict[Path, str] = {}
         adopted = make_adopted(lab)
         for disk, reason in [
-            *((write_disk(lab, name), reason) for name, (_, reason) in REFUSED.items()),
+            *((write_disk(lab.folder, lab.canary, name), reason) for name, (_, reason) in REFUSED.items()),
             *((disk.write(), "") for disk in adopted),
         ]:
             loop = Loop()
@@ -531,3 +532,23 @@ def test_docker_starts_after_all_of_them_at_once(lab: Lab, canary: dict[str, obj
             assert sorted(listed) == sorted(f"{name} {image}" for name, image in expected.items())
             assert dockerd.run("app:1") == "hello from app\n"
             assert dockerd.run("busybox:test", "echo", "ok") == "ok\n"
+
+
+def test_the_daemon_lives_on_and_names_each_of_them(tree: Path, tmp_path: Path) -> None:
+    """Hot-plugged one after the other; udev shows the daemon those whose label is like ours."""
+    plugged: dict[str, str] = {}
+    with NspawnGuest(tree, [make_raw_disk(tmp_path / "good", busybox_image())]) as guest:
+        for name, (_, reason) in REFUSED.items():
+            if not name.startswith(("label", "no label")):
+                plugged[guest.attach(write_disk(tmp_path, tmp_path / "canary", name))] = reason
+        guest.wait_until_succeeds(f"[ $(docker-preloader status | grep -c '^  disk .* refused ') = {len(plugged)} ]")
+        guest.succeed("journalctl --sync")
+        journal = guest.journal("docker-preloader", lines=4 * len(plugged))
+        assert "Traceback" not in journal
+        for device, reason in plugged.items():
+            (line,) = [line for line in journal.splitlines() if f"not mounting {device}: " in line]
+            assert re.search(reason, line)
+        assert guest.succeed("systemctl show --property=NRestarts --value docker-preloader").strip() == "0"
+        assert guest.succeed("ls /run/docker-preloader/disks").split() == [inspect_disk(tmp_path / "good.raw").label]
+        assert guest.succeed("docker images --all --no-trunc --quiet").split() == [busybox_image().image_id]
+        assert guest.succeed("docker run --rm --network none busybox:test /bin/busybox echo ok").strip() == "ok"
