@@ -30,7 +30,7 @@ LABEL_PREFIX = "dpl-"
 
 # Limits of a disk. docker's start waits for all of it: 5000 layers take 7 s to adopt. A layer or an image has some 350
 # bytes of the index; an image configuration has some kB (containerd's limit for a manifest is 4 MB, too).
-MAX_IMAGES, MAX_DISK_LAYERS = 1000, 5000
+MAX_IMAGES, MAX_DISK_LAYERS, MAX_REFERENCES = 1000, 5000, 10_000
 MAX_INDEX_BYTES = 16 << 20
 MAX_CONFIG_BYTES, MAX_CONFIGS_BYTES = 4 << 20, 64 << 20  # one, and all together
 _MAX_JSON_VALUES = 1 << 18  # Python needs up to 170 bytes for each: 16 MB of `{},` became 460 MB
@@ -202,6 +202,9 @@ def check_index(index: DiskIndex) -> None:
             raise InvalidValue(f"number of {kind}", number, f"at most {limit}")
         if len(ids) != number:
             raise InvalidValue(f"number of {kind}", number, f"{len(ids)}, each once")
+    references = sum(len(image.references) + len(image.repo_digests) for image in index.images)
+    if references > MAX_REFERENCES:  # each gets a line in docker's repositories.json
+        raise InvalidValue("number of references", references, f"at most {MAX_REFERENCES}")
     if unused := layers.keys() - {chain for image in index.images for chain in image.chain}:
         raise InvalidValue("layers", min(unused), "those of the images, and no others")
     for image in index.images:

@@ -157,6 +157,7 @@ HOSTILE = {
     "escape sequence in the platform": change("images", 0, "platform", "os", to="\x1b[2J"),
     "long architecture": change("images", 0, "platform", "architecture", to="a" * 201),
     "nested deep": change("created_by", to=json.loads("[" * 900 + "]" * 900)),
+    "many references": change("images", 0, "references", to=[f"app:{number}" for number in range(10_001)]),
     "many values": change("future", to=[0] * (1 << 19)),
     "newline in the creator": change("created_by", to="a\nb"),
 }
