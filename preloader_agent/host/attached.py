@@ -102,7 +102,7 @@ def _list(disks: Sequence[AttachedDisk]) -> str:
 
 
 def release_disk(control: Path, file: str, *, force: bool = False) -> None:
-    """Have the guest's agent let go of a disk, so that it can be unplugged; of one that is not ours, it knows nothing.
+    """Have the guest's agent let go of a disk, so that it can be unplugged, if it is one that the agent knows.
 
     Raises InvalidDisk when the file cannot be read, AgentSilent when the agent cannot be asked, AgentRefused when it
     says no, and VmError when it does not finish. What is released already may be released again.
@@ -115,8 +115,10 @@ def release_disk(control: Path, file: str, *, force: bool = False) -> None:
         log.warning("the guest is not asked to let go of a disk: %s", err)
         return
     with closing(ControlChannel(control)) as channel:
-        channel.ping()
-        channel.release(label, force=force)
+        if label in channel.labels():
+            channel.release(label, force=force)
+        else:
+            log.warning("the guest does not use %s (%s)", label, file)
 
 
 def detach_disk(monitor: Monitor, disk: AttachedDisk, control: Path | None = None, *, force: bool = False) -> None:

@@ -21,7 +21,7 @@ from preloader_agent.host.waiting import tries
 
 MAX_ANSWER = 1 << 20  # bytes; the agent shortens what would be longer
 PING_TIMEOUT = 10.0  # an agent that runs answers at once, unless it is just merging disks on a busy host
-PING_RETRY = 2.0  # what is sent while the agent starts may be lost
+PING_RETRY = 0.5  # an agent that starts, or whose kernel has not seen yet that we connected, loses what is sent
 STATUS_TIMEOUT = 30.0
 RELEASE_TIMEOUT = 180.0  # the guest bounds what it does by 150 s: docker is stopped and started
 
@@ -32,35 +32,46 @@ _MAX_PROBLEM = 2000  # characters of a refusal that a person still reads
 class ControlChannel:
     """A connection to the agent in a guest. QEMU serves one at a time, so close it soon.
 
+    Who gets one has an agent that answers: the constructor waits `timeout` seconds for it, and else raises AgentSilent.
     Every request raises AgentRefused when the agent says no, and VmError when there is no answer in time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = PING_TIMEOUT) -> None:
         try:
             self._lines = LineSocket(path, _PEER, MAX_ANSWER)
         except VmError as err:
             raise AgentSilent(err.problem) from err
-        self._path = path
-        self._lines.send(b"\n", time.monotonic() + PING_TIMEOUT)
+        try:
+            self._lines.send(b"\n", time.monotonic() + timeout)
+            self._wait_for_agent(timeout)
+        except TimeoutError as err:
+            self.close()
+            reasons = f"does docker-preloader run in the guest, and is no other program connected to {path}?"
+            raise AgentSilent(f"{_PEER}: no answer after {timeout:g} s: {reasons}") from err
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let the next client in."""
         self._lines.close()
 
     def ping(self, timeout: float = PING_TIMEOUT) -> str:
-        """Wait until the agent answers; its version. Raises AgentSilent when it does not."""
-        for left in tries(timeout, pause=0):
-            with suppress(TimeoutError):
-                return _printable(self._ask("ping", {}, min(max(left, 0.1), PING_RETRY)).get("version", "?"))
-        reasons = f"does docker-preloader run in the guest, and is no other program connected to {self._path}?"
-        raise AgentSilent(f"{_PEER}: no answer after {timeout:g} s: {reasons}")
+        """The agent's version."""
+        return _printable(self._call("ping", {}, timeout).get("version", "?"))
 
     def status(self, timeout: float = STATUS_TIMEOUT) -> dict[str, Any]:
-        """What `docker-preloader status --json` prints in the guest; without the images if it would be too long."""
-        status = self._call("status", {}, timeout).get("status")
-        if not isinstance(status, dict):
+        """What `docker-preloader status --json` prints in the guest; "truncated", without the images, if too long."""
+        answer = self._call("status", {}, timeout)
+        if not isinstance(answer.get("status"), dict):
             raise VmError(f"{_PEER}: status: an answer without a status")
-        return status
+        return {**answer["status"], **({"truncated": True} if answer.get("truncated") else {})}
+
+    def labels(self) -> frozenset[str]:
+        """The labels of the disks that the agent has seen, used or not."""
+        disks = self.status().get("disks")
+        labels = (disk.get("label") for disk in disks if isinstance(disk, dict)) if isinstance(disks, list) else ()
+        return frozenset(label for label in labels if isinstance(label, str))
 
     def release(self, label: str, *, force: bool = False, timeout: float = RELEASE_TIMEOUT) -> None:
         """Have the agent let go of a disk, even while containers use it if `force`; then it is safe to unplug it.
@@ -69,15 +80,22 @@ class ControlChannel:
         """
         self._call("release", {"label": label, "force": force}, timeout)
 
+    def _wait_for_agent(self, timeout: float) -> None:
+        number = secrets.token_hex(8)  # the same each time: the answer to an earlier ping will do
+        for left in tries(timeout, pause=0):
+            with suppress(TimeoutError):
+                self._ask("ping", {}, min(max(left, 0.1), PING_RETRY), number)
+                return
+        raise TimeoutError
+
     def _call(self, request: str, arguments: Mapping[str, object], timeout: float) -> dict[str, Any]:
         try:
-            return self._ask(request, arguments, timeout)
+            return self._ask(request, arguments, timeout, secrets.token_hex(8))
         except TimeoutError as err:
             raise VmError(f"{_PEER}: {request}: no answer after {timeout:g} s") from err
 
-    def _ask(self, request: str, arguments: Mapping[str, object], timeout: float) -> dict[str, Any]:
+    def _ask(self, request: str, arguments: Mapping[str, object], timeout: float, number: str) -> dict[str, Any]:
         end = time.monotonic() + timeout
-        number = secrets.token_hex(8)
         self._lines.send(json.dumps({"id": number, "request": request, **arguments}).encode() + b"\n", end)
         answer: dict[str, Any] = {}
         while answer.get("id") != number:
@@ -100,7 +118,7 @@ def _refusal(request: str, answer: Mapping[str, Any]) -> AgentRefused:
     """What a guest says is shown on the host's terminal: without control characters, and not without end."""
     names = answer.get("containers")
     containers = tuple(_printable(name) for name in names) if isinstance(names, list) else ()
-    problem = _printable(answer.get("error"))
+    problem = _printable(answer.get("error") or "refused")
     unnamed = [name for name in containers if name not in problem]
     return AgentRefused(f"{_PEER}: {request}: " + ", ".join([problem, *unnamed])[:_MAX_PROBLEM], containers)
 

@@ -86,6 +86,15 @@ def machine(folder: Path, disk: Path, others: list[Path]) -> Iterator[Path]:
         yield monitor
 
 
+@pytest.fixture
+def guest(folder: Path, disk: Path) -> Iterator[FakePreloader]:
+    """The agent of a guest that uses our disk, and lets go of it."""
+    (folder / "control").mkdir()
+    status = {"disks": [{"label": inspect_disk(disk).label, "state": "adopted"}]}
+    with FakePreloader(folder / "control", {"status": {"ok": True, "status": status}}) as fake:
+        yield fake
+
+
 def disks_of(machine: Path) -> list[AttachedDisk]:
     with closing(Monitor(machine)) as monitor:
         return list_disks(monitor)
@@ -171,32 +180,39 @@ def test_detach_without_asking(machine: Path, disk: Path, others: list[Path], pr
 
 
 @needs_qemu
-def test_detach_asks_first(machine: Path, disk: Path, folder: Path, preloader: Preloader) -> None:
+def test_detach_asks_first(machine: Path, disk: Path, guest: FakePreloader, preloader: Preloader) -> None:
     label = inspect_disk(disk).label
-    folder = folder / "control"
-    folder.mkdir()
-    with FakePreloader(folder, {"release": REFUSED}) as fake:
-        command = ("detach", "--qmp", machine, "--control", fake.path, label)
-        assert preloader(*command) == (1, "", "preloader: control channel: release: containers use it: web\n")
-        assert "ours-node" in nodes_of(machine)
-        fake.answers["release"] = {"ok": True}
-        assert preloader(*command) == (0, f"ours ({disk}): detached\n", "")
-        assert preloader(*command).status == 2
-    assert fake.asked[-2:] == [{"request": "ping"}, {"request": "release", "label": label, "force": False}]
-    assert len(fake.asked) == 4
+    guest.answers["release"] = REFUSED
+    command = ("detach", "--qmp", machine, "--control", guest.path, label)
+    assert preloader(*command) == (1, "", "preloader: control channel: release: containers use it: web\n")
+    assert "ours-node" in nodes_of(machine)
+    guest.answers["release"] = {"ok": True}
+    assert preloader(*command) == (0, f"ours ({disk}): detached\n", "")
+    assert preloader(*command).status == 2
+    request = {"request": "release", "label": label, "force": False}
+    assert [asked for asked in guest.asked if "label" in asked] == [request, request]
     assert "ours-node" not in nodes_of(machine)
 
 
 @needs_qemu
-def test_force_is_passed_on_and_stops_at_nothing(machine: Path, disk: Path, folder: Path) -> None:
-    folder = folder / "control"
-    folder.mkdir()
-    with FakePreloader(folder, {"release": REFUSED}) as fake:
-        command: list[str | Path] = [*COMMAND, "detach", "--qmp", machine, "--control", fake.path, "--force", "ours"]
-        said = run(command, env={"PYTHONPATH": PYTHONPATH}, with_stderr=True)
-    assert fake.asked[-1]["force"] is True
+def test_force_is_passed_on_and_stops_at_nothing(machine: Path, disk: Path, guest: FakePreloader) -> None:
+    guest.answers["release"] = REFUSED
+    command: list[str | Path] = [*COMMAND, "detach", "--qmp", machine, "--control", guest.path, "--force", "ours"]
+    said = run(command, env={"PYTHONPATH": PYTHONPATH}, with_stderr=True)
+    assert guest.asked[-1]["force"] is True
     reason = "control channel: release: containers use it: web"
     assert said == f"preloader: ours is unplugged by force: {reason}\nours ({disk}): detached\n"
+
+
+@needs_qemu
+@pytest.mark.parametrize("seen", [[], [{"label": "dpl-other"}], [5, {"label": []}], None])
+def test_a_disk_that_the_guest_does_not_know_is_just_unplugged(
+    machine: Path, guest: FakePreloader, preloader: Preloader, seen: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest.answers["status"] = {"ok": True, "status": {"disks": seen}}
+    assert preloader("detach", "--qmp", machine, "--control", guest.path, "ours").status == 0
+    assert "release" not in [asked["request"] for asked in guest.asked]
+    assert "the guest does not use dpl-" in caplog.text
 
 
 @needs_qemu
@@ -210,22 +226,19 @@ def test_a_guest_that_cannot_be_asked_keeps_its_disk(machine: Path, folder: Path
 
 @needs_qemu
 def test_disks_that_are_not_ours_or_not_removable_are_not_asked_for(
-    machine: Path, folder: Path, others: list[Path], preloader: Preloader, caplog: pytest.LogCaptureFixture
+    machine: Path, others: list[Path], guest: FakePreloader, preloader: Preloader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = folder / "control"
-    folder.mkdir()
-    with FakePreloader(folder) as fake:
-        command = ("detach", "--qmp", machine, "--control", fake.path)
-        result = preloader(*command, others[1])
-        assert result.status == 1
-        assert f"({others[1]}) is on a bus without hot-plug, such as pcie.0, and cannot be unplugged" in result.err
-        assert preloader(*command, "two-nodes").status == 0
-        assert f"the guest is not asked to let go of a disk: {others[2]}: holds no ext4" in caplog.text
-        others[0].unlink()
-        result = preloader(*command, others[0])
-        assert result.status == 2
-        assert f"{others[0]}: cannot be read from here" in result.err
-    assert fake.asked == []
+    command = ("detach", "--qmp", machine, "--control", guest.path)
+    result = preloader(*command, others[1])
+    assert result.status == 1
+    assert f"({others[1]}) is on a bus without hot-plug, such as pcie.0, and cannot be unplugged" in result.err
+    assert preloader(*command, "two-nodes").status == 0
+    assert f"the guest is not asked to let go of a disk: {others[2]}: holds no ext4" in caplog.text
+    others[0].unlink()
+    result = preloader(*command, others[0])
+    assert result.status == 2
+    assert f"{others[0]}: cannot be read from here" in result.err
+    assert guest.asked == []
 
 
 @needs_qemu
@@ -288,20 +301,19 @@ def assert_interrupted(process: subprocess.Popen[bytes], folder: Path) -> None:
 @needs_qemu
 @pytest.mark.parametrize("number", SIGNALS)
 def test_interrupted_while_the_guest_lets_go(
-    machine: Path, folder: Path, disk: Path, preloader: Preloader, number: signal.Signals
+    machine: Path, disk: Path, guest: FakePreloader, preloader: Preloader, number: signal.Signals
 ) -> None:
-    (folder / "control").mkdir()
-    with FakePreloader(folder / "control", {"release": ""}) as fake:
-        command = ("--qmp", machine, "--control", fake.path, disk)
-        with detaching(folder, *command) as process:
-            for _ in tries(BOUND, pause=0.02):
-                if len(fake.asked) == 2:
-                    break
-            wait_until_it_waits(process)
-            process.send_signal(number)
-            assert_interrupted(process, folder)
-        fake.answers["release"] = {"ok": True}
-        assert preloader("detach", *command).status == 0
+    guest.answers["release"] = ""
+    folder, command = machine.parent, ("--qmp", machine, "--control", guest.path, disk)
+    with detaching(folder, *command) as process:
+        for _ in tries(BOUND, pause=0.02):
+            if "release" in [asked["request"] for asked in guest.asked]:
+                break
+        wait_until_it_waits(process)
+        process.send_signal(number)
+        assert_interrupted(process, folder)
+    guest.answers["release"] = {"ok": True}
+    assert preloader("detach", *command).status == 0
     assert "ours-node" not in nodes_of(machine)
 
 
