@@ -6,9 +6,15 @@ The answer comes as a signal, so the daemon's loop goes on meanwhile. pystemd's 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
 from typing import Any
+
+# The package itself imports lxml for an interface that is not used here: 4.5 MB of memory, for good.
+if "pystemd" not in sys.modules and (_package := find_spec("pystemd")) is not None:
+    sys.modules["pystemd"] = module_from_spec(_package)  # and is not executed; its modules are found by it
 
 from pystemd import dbuslib
 from pystemd.dbusexc import DBusBaseError
