@@ -64,9 +64,9 @@ def apply_operations(operations: Iterable[Operation], store: Store) -> None:
             _apply(operation, store)
 
 
-def write_file(path: str, content: bytes, mode: int) -> None:
-    """Write a whole file in one step: under another name in the same directory, then renamed."""
-    temporary = f"{path}.docker-preloader"
+def write_file(path: str, content: bytes, mode: int, *, temporary: str = "") -> None:
+    """Write a whole file in one step: under another name, by default in the same directory, then renamed."""
+    temporary = temporary or f"{path}.docker-preloader"
     with _removed_on_failure(temporary):
         with open(temporary, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -105,20 +105,19 @@ def _apply(operation: Operation, store: Store) -> None:
     if isinstance(operation, Sync):
         sync_filesystem(store.root)
     elif isinstance(operation, PointLayer):
-        _replace_symlink(operation.diff, store.diff(operation.cache_id))
-        _replace_symlink(operation.tar_split, store.tar_split(operation.chain_id))
+        _replace_symlink(operation.diff, store.diff(operation.cache_id), store.links)
+        _replace_symlink(operation.tar_split, store.tar_split(operation.chain_id), store.layerdb_staging)
     elif isinstance(operation, AddLayer):
         _add_layer(operation, store)
     elif isinstance(operation, AddLink):
-        _replace_symlink(link_target(operation.cache_id), store.link(operation.link))
+        _replace_symlink(link_target(operation.cache_id), store.link(operation.link), store.links)
     elif isinstance(operation, MarkImage):
         _mark_image(operation, store)
     elif isinstance(operation, AddImage):
         content = operation.disk.read_config(operation.image_id)
-        write_file(store.image_config(operation.image_id), content, PRIVATE_FILE_MODE)
+        _write_staged(store.image_config(operation.image_id), content, store)
     elif isinstance(operation, WriteReferences):
-        content = operation.repositories.encode()
-        write_file(new_references_path(store), content, PRIVATE_FILE_MODE)
+        _write_staged(new_references_path(store), operation.repositories.encode(), store)
     elif isinstance(operation, SetReferences):
         os.replace(new_references_path(store), store.repositories)
     else:
@@ -139,12 +138,12 @@ def _remove(operation: RemoveLeftover | RemoveImage | ForgetImage | RemoveLayer,
 def _add_layer(layer: AddLayer, store: Store) -> None:
     place = store.layer(layer.cache_id)
     _make_directory(place, LAYER_DIRECTORY_MODE)
-    _replace_symlink(layer.diff, store.diff(layer.cache_id))
+    _replace_symlink(layer.diff, store.diff(layer.cache_id), store.links)
     _write_new(f"{place}/link", layer.link, LAYERDB_FILE_MODE)
     if layer.lower:
         _write_new(f"{place}/lower", layer.lower, LAYERDB_FILE_MODE)
     _write_new(f"{place}/committed", "", PRIVATE_FILE_MODE)
-    _replace_symlink(link_target(layer.cache_id), f"{store.links}/{layer.link}")
+    _replace_symlink(link_target(layer.cache_id), f"{store.links}/{layer.link}", store.links)
     _add_record(layer, store)
 
 
@@ -170,7 +169,7 @@ def _mark_image(image: MarkImage, store: Store) -> None:
     """The marker comes before the image: an image of ours is never taken for the user's."""
     _make_directory(store.image_metadata(image.image_id), 0o700)
     marker = json.dumps({"references": image.references, "disk": image.disk.label}).encode()
-    write_file(marker_path(store, image.image_id), marker, PRIVATE_FILE_MODE)
+    _write_staged(marker_path(store, image.image_id), marker, store)
 
 
 def _remove_layer(layer: RemoveLayer, store: Store) -> None:
@@ -202,8 +201,14 @@ def _write_new(path: str, content: str, mode: int) -> None:
         file.write(content)
 
 
-def _replace_symlink(target: str, path: str) -> None:
-    temporary = f"{path}.docker-preloader"
+def _write_staged(path: str, content: bytes, store: Store) -> None:
+    """Write a file below `image`; what a kill leaves of it is where the next pass looks for leftovers."""
+    write_file(path, content, PRIVATE_FILE_MODE, temporary=f"{store.layerdb_staging}/{STAGED_PREFIX}file")
+
+
+def _replace_symlink(target: str, path: str, staging: str) -> None:
+    """Make a symlink in one step, also where one stands; `staging` is a directory where leftovers are looked for."""
+    temporary = f"{staging}/{STAGED_PREFIX}symlink"
     _remove_file(temporary)
     with _removed_on_failure(temporary):
         os.symlink(target, temporary)

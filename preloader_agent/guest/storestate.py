@@ -19,7 +19,7 @@ from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
 
 MARKER = "docker-preloader"
-STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stages there
+STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stages there, and among the short links
 
 
 class StoredLayer(NamedTuple):
@@ -92,7 +92,8 @@ def _read_state(store: Store, leaving: tuple[str, ...]) -> StoreState:
         dict(_read_brought(store)),
         _read_repositories(store),
         (
-            *_staged(store),
+            *_staged(store.layerdb_staging),
+            *_staged(store.links),
             *_shims_without_record(store, {layer.cache_id for layer in layers.values()}),
             *_metadata_of_nothing(store, images),
         ),
@@ -146,7 +147,7 @@ def _read_brought(store: Store) -> Iterator[tuple[ImageID, BroughtImage]]:
 
 def new_references_path(store: Store) -> str:
     """What is to become repositories.json."""
-    return f"{store.repositories}.docker-preloader-new"
+    return f"{store.layerdb_staging}/{STAGED_PREFIX}repositories.json"
 
 
 def _image_ids(directory: str) -> Iterator[ImageID]:
@@ -157,12 +158,10 @@ def _image_ids(directory: str) -> Iterator[ImageID]:
             continue
 
 
-def _staged(store: Store) -> Iterator[str]:
-    if os.path.lexists(new_references_path(store)):
-        yield new_references_path(store)
-    for name in _list(store.layerdb_staging):
+def _staged(directory: str) -> Iterator[str]:
+    for name in _list(directory):
         if name.startswith(STAGED_PREFIX):
-            yield f"{store.layerdb_staging}/{name}"
+            yield f"{directory}/{name}"
 
 
 def _shims_without_record(store: Store, recorded: set[CacheID | None]) -> Iterator[str]:
