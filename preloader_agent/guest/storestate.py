@@ -25,7 +25,8 @@ STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stage
 class StoredLayer(NamedTuple):
     """A layer's record; `shim` is where a shim's `diff` points, None for a layer of docker's own.
 
-    It is whole when all its files are there, and sound when its tree is, too, and is to stay.
+    It is whole when all its files are there, and sound when its tree is, too, and is to stay; a shim's with the layer's
+    tar-split, on one disk.
     """
 
     chain_id: ChainID
@@ -113,13 +114,21 @@ def _read_layer(store: Store, chain: ChainID, leaving: tuple[str, ...]) -> Store
         return StoredLayer(chain, None, "", "", None, is_whole=False, is_sound=False)
     place, diff = store.layer(cache_id), store.diff(cache_id)
     link, lower = _read(f"{place}/link"), _read(f"{place}/lower")
-    shim = os.readlink(diff) if os.path.islink(diff) else None
+    shim = _read_link(diff)
     # A child without `lower` would silently lose the layers below it.
     has_place = bool(link) and bool(lower) == os.path.exists(f"{record}/parent")
     has_record = bool(_read(f"{record}/diff")) and bool(_read(f"{record}/size"))
     is_whole = has_place and has_record
-    is_sound = is_whole and os.path.isdir(diff) and not (shim or "").startswith(leaving)
+    is_sound = is_whole and os.path.isdir(diff)
+    if shim is not None:
+        is_sound = is_sound and not shim.startswith(leaving) and _has_tar_split_of(shim, store, chain)
     return StoredLayer(chain, cache_id, link, lower, shim, is_whole, is_sound)
+
+
+def _has_tar_split_of(shim: str, store: Store, chain: ChainID) -> bool:
+    """Whether both of a layer's links point at one disk: a pass may be killed after it moved the first."""
+    disk = Store(shim.rsplit("/", 3)[0])  # .../overlay2/<cache-id>/diff
+    return _read_link(store.tar_split(chain)) == disk.tar_split(chain)
 
 
 def _read_images(store: Store) -> Iterator[ImageID]:
@@ -200,6 +209,11 @@ def _list(directory: str) -> list[str]:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
+
+
+def _read_link(path: str) -> str | None:
+    """A symlink's target; None when there is none."""
+    return os.readlink(path) if os.path.islink(path) else None
 
 
 def _read(path: str) -> str:
