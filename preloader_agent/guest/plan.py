@@ -141,6 +141,11 @@ class Plan(NamedTuple):
         )
 
     @property
+    def lost_images(self) -> frozenset[ImageID]:
+        """The images that are taken out, some of them to come in again."""
+        return frozenset(operation.image_id for operation in self.operations if isinstance(operation, RemoveImage))
+
+    @property
     def urgent(self) -> tuple[PointLayer, ...]:
         """What need not wait for docker to stop: a layer's tree is looked up anew for each container."""
         return tuple(operation for operation in self.operations if isinstance(operation, PointLayer))
@@ -187,7 +192,7 @@ class _Planner:
     def __init__(self, disks: list[Disk], store: StoreState, adopted: Adopted) -> None:
         self.disks = disks
         self.store = store
-        self.adopted_before = adopted
+        self.adopted_before = dict(adopted)
         self.sources: dict[ChainID, tuple[Disk, LayerRecord]] = {}
         for disk in disks:
             for layer in disk.contents.layers:
@@ -223,6 +228,7 @@ class _Planner:
             is_usable = brought.chain is not None and all(chain in self.places for chain in brought.chain)
             if not is_usable or image_id not in carried:
                 self.lost_images[image_id] = None
+                self.adopted_before.pop(image_id, None)  # what we take out was not removed by the user
                 self.operations.append(RemoveImage(image_id))
                 names = [name for name in brought.references if self.store.repositories.find(name) == image_id]
                 self.removed.update(dict.fromkeys(names, image_id))

@@ -134,6 +134,7 @@ def _change_store(paths: Paths, disks: Sequence[Disk], leaving: list[str], adopt
     if problem is None:
         return _Outcome(plan, list(disks), {})
     log.warning("%s; trying one disk at a time", problem)
+    adopted = _without_lost(adopted, plan)
     refused = {disk.label: str(problem) for disk in disks if plan.adds_from(disk)}
     for label in list(refused):
         _, problem = _attempt(paths, disks, leaving, adopted, refused.keys() - {label})
@@ -155,12 +156,19 @@ def _attempt(
     plan = plan_merge(disks, store, adopted, skipping)
     if plan.operations and not store.layers:
         _check_fresh(paths)
+    if plan.lost_images:
+        # First: a pass that goes on after a kill must not take them for removed by the user.
+        _write_adopted(paths, _without_lost(adopted, plan))
     try:
         apply_plan(plan, paths.store)
     except (StoreFull, InvalidDisk, DigestMismatch) as err:
         apply_operations(plan_undo(plan, store), paths.store)
         return plan, err
     return plan, None
+
+
+def _without_lost(adopted: Adopted, plan: Plan) -> Adopted:
+    return {image: names for image, names in adopted.items() if image not in plan.lost_images}
 
 
 def _mountpoints(paths: Paths, labels: Iterable[str]) -> list[str]:
@@ -174,7 +182,7 @@ def _unmount_released(paths: Paths, label: str) -> None:
 
 
 def _finish(paths: Paths, outcome: _Outcome, seconds: float) -> None:
-    _write_adopted(paths, outcome.plan)
+    _write_adopted(paths, outcome.plan.adopted)
     _write_report(paths, outcome, seconds)
     if os.path.exists(paths.pending):
         os.unlink(paths.pending)
@@ -211,6 +219,6 @@ def _read_adopted(paths: Paths) -> dict[ImageID, frozenset[Reference]]:
         return {}
 
 
-def _write_adopted(paths: Paths, plan: Plan) -> None:
-    document = {image: sorted(references) for image, references in plan.adopted.items()}
+def _write_adopted(paths: Paths, adopted: Adopted) -> None:
+    document = {image: sorted(references) for image, references in adopted.items()}
     write_file(paths.adopted, json.dumps(document).encode(), 0o600)
