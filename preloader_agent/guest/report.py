@@ -98,7 +98,10 @@ class Status(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """What `status --json` prints."""
         return {
-            "disks": [{**device._asdict(), "state": self._state(device)} for device in self.devices],
+            "disks": [
+                {**d._asdict(), "state": self._state(d), "reason": d.reason or self.refused.get(d.label, "")}
+                for d in self.devices
+            ],
             "images": [{**image, "lost": image["disk"] in self.lost} for image in self.images],
             "layers": self.layers,
             "missing": list(self.missing),
