@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from preloader_agent.host.run import find_tool, run
+from tests.guest.disks import snapshot
 
 REPOSITORY = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-c", "from preloader_agent.guest.cli import main; main()")
@@ -36,10 +38,13 @@ class Agent:
             run(["umount", "--lazy", self.run_dir / "disks" / label])
         self._loops.close()
 
-    def sync(self, *devices: str) -> str:
-        """One pass, with these devices mounted first; returns what it prints, raises CommandFailed."""
+    def sync(self, *devices: str, under: Sequence[str | Path] = ()) -> str:
+        """One pass, with these devices mounted first; returns what it prints, raises CommandFailed.
+
+        `under` is a command that runs the agent's: strace, for example.
+        """
         options = [f"--docker-root={self.data_root}", f"--docker-pidfile={self.pid_file}"]
-        return self._command("sync", *options, *(f"--device={device}" for device in devices))
+        return self._command("sync", *options, *(f"--device={device}" for device in devices), under=under)
 
     def status(self) -> dict[str, Any]:
         """What `docker-preloader status --json` says."""
@@ -83,8 +88,8 @@ class Agent:
         run(["rm", "--recursive", "--force", "--one-file-system", self.run_dir])
         self.sync(*devices.values())
 
-    def _command(self, command: str, *options: str) -> str:
-        argv = [*COMMAND, command, f"--run-dir={self.run_dir}", *options]
+    def _command(self, command: str, *options: str, under: Sequence[str | Path] = ()) -> str:
+        argv = [*under, *COMMAND, command, f"--run-dir={self.run_dir}", *options]
         path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
         return run(argv, env={"PYTHONPATH": path})
 
@@ -99,3 +104,9 @@ def list_store(data_root: Path) -> dict[str, str]:
         )
         found[str(path.relative_to(data_root))] = f"{status.st_ino} {status.st_mode:o} {status.st_mtime_ns} {kind}"
     return found
+
+
+def read_store(data_root: Path) -> dict[str, object]:
+    """All that is in the store: modes, contents and targets of links."""
+    folders = [data_root / "image", data_root / "overlay2"]
+    return {f"{folder.name}/{path}": entry for folder in folders for path, entry in snapshot(folder).items()}

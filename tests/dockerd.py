@@ -29,6 +29,13 @@ START_BOUND = 60.0  # seconds; a start takes 0.5 to 2
 STOP_BOUND = 40.0  # dockerd gives its containers 10
 POLL = 0.1
 LOG_TAIL = 3000
+CONTAINERD_CONFIG = """version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{folder}/socket"
+"""
 NO_NETWORK = ("--bridge=none", "--iptables=false", "--ip-forward=false")
 
 
@@ -176,6 +183,21 @@ class Dockerd:
 
     def _log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-LOG_TAIL:]
+
+
+@contextmanager
+def containerd_option() -> Iterator[str]:
+    """The option for a dockerd to use a containerd of its own that lives longer: a stop takes 0.1 s then, not 1.1 s."""
+    with tempfile.TemporaryDirectory(prefix="dpl-containerd-") as name:
+        folder, config = Path(name), Path(name, "config.toml")
+        config.write_text(CONTAINERD_CONFIG.format(folder=folder))
+        with (folder / "log").open("wb") as log:
+            process = start([find_tool("containerd", HINT), "--config", config], log=log)
+        try:
+            yield f"--containerd={folder}/socket"  # dockerd waits for it
+        finally:
+            process.terminate()
+            process.wait(STOP_BOUND)
 
 
 class DockerdFailed(ToolError):
