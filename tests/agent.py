@@ -61,6 +61,10 @@ class Agent:
         self._devices[label] = device
         return label
 
+    def unmount(self, label: str) -> None:
+        """Take a mount away, as a reboot does."""
+        run(["umount", self.run_dir / "disks" / label])
+
     def detach(self, label: str) -> None:
         """Pull a disk out: nobody tells the agent."""
         run(["umount", "--lazy", self.run_dir / "disks" / label])

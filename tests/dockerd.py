@@ -75,12 +75,16 @@ class Dockerd:
         return f"unix://{self.run_dir}/docker.sock"
 
     def start(self) -> None:
-        """Start it, also again on the same data root, and wait until it answers."""
+        """Start it, also again on the same data root, and wait until it answers. Raises DockerdFailed."""
         config = self.run_dir / "daemon.json"  # instead of the machine's
         config.write_text("{}")
         with self.log.open("ab") as log:
             self._process = start([find_tool("dockerd", HINT), *self._options(config)], log=log)
-        self._wait_until_ready(time.monotonic() + START_BOUND)
+        try:
+            self._wait_until_ready(time.monotonic() + START_BOUND)
+        except DockerdFailed:
+            _unmount_below(self.folder)  # it mounts its data root on itself, and ended without undoing that
+            raise
 
     def stop(self) -> None:
         """Stop it as systemd does; its containers are stopped as well."""

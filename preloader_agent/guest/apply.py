@@ -33,7 +33,7 @@ from preloader_agent.guest.plan import (
     WriteReferences,
     describe,
 )
-from preloader_agent.guest.storestate import STAGED_PREFIX, marker_path, new_references_path
+from preloader_agent.guest.storestate import OUR_ATTRIBUTE, STAGED_PREFIX, marker_path, new_references_path
 from preloader_agent.store.digest import ChainID
 from preloader_agent.store.layout import (
     LAYER_DIRECTORY_MODE,
@@ -44,6 +44,7 @@ from preloader_agent.store.layout import (
     Store,
     link_target,
 )
+from preloader_agent.store.repositories import EMPTY
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -118,8 +119,9 @@ def _apply(operation: Operation, store: Store) -> None:
         _write_staged(store.image_config(operation.image_id), content, store)
     elif isinstance(operation, WriteReferences):
         _write_staged(new_references_path(store), operation.repositories.encode(), store)
+        _mark_as_ours(new_references_path(store))
     elif isinstance(operation, SetReferences):
-        os.replace(new_references_path(store), store.repositories)
+        _set_references(operation, store)
     else:
         _remove(operation, store)
 
@@ -170,6 +172,25 @@ def _mark_image(image: MarkImage, store: Store) -> None:
     _make_directory(store.image_metadata(image.image_id), 0o700)
     marker = json.dumps({"references": image.references, "disk": image.disk.label}).encode()
     _write_staged(marker_path(store, image.image_id), marker, store)
+
+
+def _mark_as_ours(path: str) -> None:
+    """With the file goes the mark: it survives damage to the content, and not dockerd's own writing."""
+    try:
+        os.setxattr(path, OUR_ATTRIBUTE, b"1")
+    except OSError as err:
+        if err.errno not in (errno.ENOTSUP, errno.EPERM):  # then a damaged file is reported, and not set aside
+            raise
+
+
+def _set_references(operation: SetReferences, store: Store) -> None:
+    """repositories.json is there at every moment; the file before it holds every reference of the user's, too."""
+    if os.path.exists(store.repositories):
+        _remove_file(operation.keep_as)
+        os.link(store.repositories, operation.keep_as)
+    else:
+        _write_staged(operation.keep_as, EMPTY.encode(), store)
+    os.replace(new_references_path(store), store.repositories)
 
 
 def _remove_layer(layer: RemoveLayer, store: Store) -> None:

@@ -105,7 +105,9 @@ class WriteReferences(NamedTuple):
 
 
 class SetReferences(NamedTuple):
-    """Put what was written in the place of repositories.json."""
+    """Put what was written in the place of repositories.json, which is kept under another name."""
+
+    keep_as: str
 
 
 Operation = (
@@ -269,8 +271,13 @@ class _Planner:
         if self.new_images:
             self.operations += [*self.new_images.values(), Sync()]
             self.operations += [AddImage(image.image_id, image.disk) for image in self.new_images.values()]
-        if repositories != self.store.repositories:
-            self.operations += [WriteReferences(repositories), Sync(), SetReferences()]
+        if self.store.is_damaged:
+            self.problems.append(
+                "repositories.json was damaged after docker-preloader had written it; what it held before is back, and "
+                f"the damaged file is {self.store.keep_as}"
+            )
+        if repositories != self.store.repositories or self.store.is_damaged:
+            self.operations += [WriteReferences(repositories), Sync(), SetReferences(self.store.keep_as)]
         self.operations += [ForgetImage(image) for image in self.lost_images if image not in self.new_images]
         return Plan(tuple(self.operations), tuple(self.images.values()), self.adopted, tuple(self.problems))
 
@@ -298,7 +305,8 @@ class _Planner:
         self.new_images[image.image_id] = MarkImage(image.image_id, disk, references)
 
     def _add_references(self, image: ImageRecord, disk: Disk) -> None:
-        before = self.adopted_before.get(image.image_id, frozenset())
+        # A reference that is missing in an older file was not removed by the user.
+        before = frozenset() if self.store.is_damaged else self.adopted_before.get(image.image_id, frozenset())
         for reference in (*image.references, *image.repo_digests):
             found = self.added.get(reference) or self._find(reference)
             if found is None and reference not in before:

@@ -7,9 +7,11 @@ that was killed left behind is known by the same two signs.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from preloader_agent.errors import InvalidValue, StoreError
@@ -19,6 +21,7 @@ from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import EMPTY, Repositories, parse_repositories
 
 MARKER = "docker-preloader"
+OUR_ATTRIBUTE = "trusted.docker-preloader"  # of repositories.json, when we wrote it
 STAGED_PREFIX = "docker-preloader-"  # in layerdb/tmp, beside what dockerd stages there, and among the short links
 
 
@@ -46,13 +49,19 @@ class BroughtImage(NamedTuple):
 
 
 class StoreState(NamedTuple):
-    """The layers, images and references of a store, its short links, and the paths that a killed pass left in it."""
+    """The layers, images and references of a store, its short links, and the paths that a killed pass left in it.
+
+    `keep_as` is where repositories.json goes when it is replaced. It is damaged when we wrote it and nobody can read it
+    any more; then `repositories` are those of the file before it.
+    """
 
     layers: dict[ChainID, StoredLayer]
     links: frozenset[str]
     images: frozenset[ImageID]
     brought: dict[ImageID, BroughtImage]
     repositories: Repositories
+    is_damaged: bool
+    keep_as: str
     leftovers: tuple[str, ...]
 
 
@@ -86,12 +95,15 @@ def _read_state(store: Store, leaving: tuple[str, ...]) -> StoreState:
         )
     layers = {layer.chain_id: layer for layer in read_layers(store, leaving)}
     images = frozenset(_read_images(store))
+    repositories, is_damaged = _read_repositories(store)
     return StoreState(
         layers,
         frozenset(_list(store.links)),
         images,
         dict(_read_brought(store)),
-        _read_repositories(store),
+        repositories,
+        is_damaged,
+        _place_for_damaged(store) if is_damaged else store.kept_repositories,
         (
             *_staged(store.layerdb_staging),
             *_staged(store.links),
@@ -196,12 +208,42 @@ def _metadata_of_nothing(store: Store, images: frozenset[ImageID]) -> Iterator[s
             yield store.image_metadata(image)
 
 
-def _read_repositories(store: Store) -> Repositories:
+def _read_repositories(store: Store) -> tuple[Repositories, bool]:
+    """What the file holds; the one before it, and True, when it is ours and damaged. Raises StoreError."""
     try:
-        with open(store.repositories, "rb") as file:
-            return parse_repositories(file.read(), store.repositories)
+        return _parse(store.repositories), False
     except FileNotFoundError:
-        return EMPTY
+        return EMPTY, False
+    except StoreError:
+        if not _is_ours(store.repositories):
+            raise
+        with suppress(FileNotFoundError, StoreError):
+            return _parse(store.kept_repositories), True
+        raise
+
+
+def _parse(path: str) -> Repositories:
+    with open(path, "rb") as file:
+        return parse_repositories(file.read(), path)
+
+
+def _is_ours(path: str) -> bool:
+    """Whether we wrote this very file: whenever dockerd changes a reference, it puts another file in its place."""
+    try:
+        os.getxattr(path, OUR_ATTRIBUTE)
+    except OSError as err:
+        if err.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+        return False
+    return True
+
+
+def _place_for_damaged(store: Store) -> str:
+    """Where nothing stands, or what a killed pass has set aside already."""
+    number = 1
+    while os.path.exists(path := store.damaged_repositories(number)) and not os.path.samefile(path, store.repositories):
+        number += 1
+    return path
 
 
 def _list(directory: str) -> list[str]:

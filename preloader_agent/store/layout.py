@@ -49,6 +49,15 @@ class Store(NamedTuple):
         return f"{self.root}/image/overlay2/repositories.json"
 
     @property
+    def kept_repositories(self) -> str:
+        """What that file held before the agent replaced it last."""
+        return f"{self.repositories}.docker-preloader-kept"
+
+    def damaged_repositories(self, number: int) -> str:
+        """A file that could not be read any more, and was set aside."""
+        return f"{self.repositories}.docker-preloader-broken-{number}"
+
+    @property
     def image_configs(self) -> str:
         """The directory of image configurations, each named by its image ID."""
         return f"{self.root}/image/overlay2/imagedb/content/sha256"

@@ -129,9 +129,11 @@ def references_of(store: Store) -> dict[str, str]:
 
 
 def snapshot(root: Path) -> dict[str, object]:
-    """Everything below a folder: modes, link targets and contents."""
+    """Everything below a folder: modes, link targets and contents; not the references that the agent replaced last."""
     found: dict[str, object] = {}
     for path in sorted(root.rglob("*")):
+        if path.name.endswith(".docker-preloader-kept"):
+            continue
         status = path.lstat()
         content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
         found[str(path.relative_to(root))] = (

@@ -8,6 +8,7 @@ included. On each of these states a real dockerd starts before the agent does.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import environment, run
 from tests import images
 from tests.agent import Agent, read_store
-from tests.dockerd import Dockerd, containerd_option
+from tests.dockerd import Dockerd, DockerdFailed, containerd_option
 from tests.images import Image, make_layer
 from tests.images.layer import file
 from tests.system.strace import Change, read_changes, trace_command
@@ -83,6 +84,18 @@ class Machine:
         """Whether a container of an image runs."""
         options = ("--rm", "--network", "none", "--user", "0")
         return self.dockerd.docker("run", *options, name, "/bin/busybox", "echo", "ok") == "ok\n"
+
+    def references_file(self) -> Path:
+        """dockerd's file of references."""
+        return self.dockerd.data_root / "image" / "overlay2" / "repositories.json"
+
+    def are_references_whole(self) -> bool:
+        """Whether dockerd can read them, without which it does not start."""
+        try:
+            json.loads(self.references_file().read_bytes())
+        except ValueError:
+            return False
+        return True
 
     def prepare(self, what: Pass) -> list[str]:
         """Have just the disks of a pass plugged in; those that the pass has to mount itself."""
@@ -182,6 +195,10 @@ def differing(found: dict[str, object], expected: dict[str, object]) -> list[str
 
 def check_with_dockerd(machine: Machine, scenario: Scenario, listings: list[set[str]]) -> None:
     """dockerd starts, and shows what is the user's; where it lists what it has not listed before, that runs."""
+    if not machine.are_references_whole():
+        with pytest.raises(DockerdFailed, match=r"unexpected (end of JSON|EOF)"):
+            machine.dockerd.start()
+        return
     machine.dockerd.start()
     found = machine.names()
     allowed = {**scenario.names, **{image: image for image in scenario.names.values()}}
@@ -246,6 +263,16 @@ def test_a_release_can_be_killed_anywhere(machine: Machine) -> None:
     assert kill_everywhere(machine, Scenario(release, passes, NAMES | built, usable=NAMES | built)) > 40
     assert machine.agent.mounted() == {machine.labels[1]}
     check_that_app_is_gone(machine, built)
+
+
+def test_a_pass_that_sets_references_aside_can_be_killed_anywhere(machine: Machine) -> None:
+    """References that we wrote and that storage has cut short: dockerd starts again as soon as they are replaced."""
+    whole = Pass(machine.devices)
+    machine.make_pass(whole)
+    os.truncate(machine.references_file(), 100)
+    assert kill_everywhere(machine, Scenario(whole, [Pass([]), whole], NAMES, usable=NAMES)) > 15
+    machine.dockerd.start()
+    assert machine.names() == NAMES
 
 
 @pytest.fixture
