@@ -1,7 +1,8 @@
 """A kill between any two changes of the file system leaves a store that dockerd can use and the next pass completes.
 
 The pass runs in a child process that ends itself, without any clean-up, at its first, second, third ... operation that
-Python's audit hooks see (open, mkdir, rename, symlink, remove ...), until one child gets through.
+Python's audit hooks see (open, mkdir, rename, symlink, remove ...), until one child gets through. That needs neither
+root nor dockerd; tests/system/test_crashes.py kills the real command, at each system call.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from preloader_agent.guest.disks import Disk
 from preloader_agent.store.layout import Store
 from tests.guest.disks import add_local_image, make_disk, make_pass, problems_of_store, references_of, snapshot
 
-CHANGES = {"open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"}
+CHANGES = {
+    *("open", "os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir"),
+    *("os.chmod", "os.setxattr", "shutil.rmtree"),
+}
 KILLED = 9
 
 
