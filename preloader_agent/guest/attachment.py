@@ -82,6 +82,12 @@ class Attachments:
                 self.seen[node] = report._replace(state=RELEASED)
                 self.disks.pop(report.label, None)
 
+    def forget_released_absent(self) -> None:
+        """Forget the release of disks that were unplugged while no agent ran: the next such disk is a new one."""
+        with exclusive(self._paths):
+            for label in read_released(self._paths).keys() - self.labels:
+                drop_released(self._paths, label)
+
     def take_back_released(self) -> None:
         """Forget every release: disks that are still plugged in are to be used again."""
         with exclusive(self._paths):

@@ -60,8 +60,7 @@ class Daemon:
         self._signals = _catch_signals()
         self._loop.watch(self._signals, self._on_signals)
         self._watch_monitor()
-        for complaint in self._complaints:
-            log.error("%s", complaint)
+        self._complain()
         self._attachments.unmount_dead()
         with open_wake_socket(self._paths.wake_socket) as self._wake:
             self._loop.watch(self._wake.fileno(), self._on_wake)
@@ -77,7 +76,12 @@ class Daemon:
         # The mounts stay, because dockerd goes on using them.
         self._notifier.notify("STOPPING=1")
 
+    def _complain(self) -> None:
+        for complaint in self._complaints:
+            log.error("%s", complaint)
+
     def _become_ready(self) -> None:
+        self._attachments.forget_released_absent()
         self._merge()
         if self._missing and self._settings.required:
             self._report()
@@ -188,6 +192,7 @@ class Daemon:
             self._is_stopping = True
         elif self._ready_seconds is not None:  # SIGHUP: read the settings and look at everything again
             self._settings, self._complaints = read_settings()
+            self._complain()
             self._devices.labels = self._settings.labels
             self._restart.policy = self._settings.hotplug
             self._attachments.take_back_released()
