@@ -103,6 +103,16 @@ def test_units_are_hardened_alike() -> None:
     assert len(agent) >= 15
 
 
+def test_drivers_of_allowed_devices_are_there_before_the_agent() -> None:
+    """systemd looks a driver up when the unit starts, and passes over one that is not registered by then."""
+    unit = REPOSITORY / "units" / "docker-preloader.service"
+    modules = {"block-virtblk": "virtio_blk", "block-sd": "sd_mod", "char-virtio-portsdev": "virtio_console"}
+    for allowed in values(unit, "DeviceAllow"):
+        module = f"modprobe@{modules[allowed.split()[0]]}.service"
+        for key in ("Wants", "After"):
+            assert module in " ".join(values(unit, key)).split()
+
+
 def test_preset_enables_every_unit() -> None:
     lines = [line for line in PRESET.read_text().splitlines() if not line.startswith("#")]
     assert sorted(lines) == sorted(f"enable {unit.name}" for unit in UNITS)
