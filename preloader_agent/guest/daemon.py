@@ -23,7 +23,7 @@ from preloader_agent.guest.disks import Disk
 from preloader_agent.guest.loop import Loop
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.releasing import Releases
-from preloader_agent.guest.report import DevicesReport, Status, read_status, write_devices
+from preloader_agent.guest.report import DevicesReport, Status, forget_merged, read_status, write_devices
 from preloader_agent.guest.restart import DockerRestart
 from preloader_agent.guest.settings import read_settings
 from preloader_agent.guest.sync import merge, prepare
@@ -130,7 +130,9 @@ class Daemon:
             return
         try:
             is_done = prepare(self._paths, now)
-            if not is_done and any(before.get(label) is not disk for label, disk in now.items()):
+            new = [label for label, disk in now.items() if before.get(label) is not disk]
+            if new and not is_done:
+                forget_merged(self._paths, new)
                 self._restart.expect_more()  # what went leaves at docker's next start, whoever asks for it
             self._problem = ""
         except (PreloaderError, OSError) as err:

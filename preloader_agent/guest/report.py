@@ -7,7 +7,7 @@ together, so that it is true also after a pass that the daemon did not make.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from preloader_agent.guest.apply import write_file
@@ -144,6 +144,15 @@ def write_devices(paths: Paths, report: DevicesReport) -> None:
 def write_store(paths: Paths, report: dict[str, Any]) -> None:
     """Write what a pass found and did: images, layers, merged, refused, problems and pass_seconds."""
     _write(paths.store_report, report)
+
+
+def forget_merged(paths: Paths, labels: Collection[str]) -> None:
+    """Note that what has these labels now is not what the last pass merged under them."""
+    store = _read(paths.store_report) or {}
+    if not {*labels}.isdisjoint(store.get("merged", ())):
+        merged = [label for label in store["merged"] if label not in labels]
+        images = [image for image in store["images"] if image["disk"] not in labels]
+        write_store(paths, {**store, "merged": merged, "images": images})
 
 
 def read_status(paths: Paths) -> Status | None:
