@@ -15,6 +15,7 @@ from preloader_agent.guest.docker import is_running, query_info
 from preloader_agent.guest.loop import Loop
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.settings import DEFER, RESTART
+from preloader_agent.guest.sync import last_request
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class DockerRestart:
         self._manager: ServiceManager | None = None
         self._due: float | None = None
         self._job: bytes | None = None
+        self._waited_for: int | None = None
         self._deadline = 0.0
         self._is_ordered = False
         self._is_forced = False
@@ -139,6 +141,7 @@ class DockerRestart:
             self._drop_manager()
             self.failure = problem if self._is_ordered else ""  # for plugged disks it is tried again
             return self._is_ordered
+        self._waited_for = last_request(self._paths)
         self._deadline = time.monotonic() + JOB_SECONDS
         self._is_ordered = self._is_forced = False
         return False
@@ -158,11 +161,13 @@ class DockerRestart:
         if not results or self._job is None:
             return False
         self._job = None
-        if results[0] == "done":
-            self.failure = ""
-        else:
-            self._due = None
+        self.failure = ""
+        if results[0] != "done":
             self.failure = f"docker's restart: {results[0]}; not trying again: see `systemctl status docker`"
+        elif self._waited_for is not None and last_request(self._paths) == self._waited_for:
+            self.failure = f"docker was restarted, but nothing was merged: see `journalctl --unit {MERGE}`"
+        if self.failure:
+            self._due = None
             log.error("%s", self.failure)
         return True
 

@@ -89,6 +89,14 @@ def request_pass(paths: Paths) -> None:
         pass
 
 
+def last_request(paths: Paths) -> int | None:
+    """When a pass was requested last that has not been made since; None if none is (nanoseconds, of the file)."""
+    try:
+        return os.stat(paths.pending).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def _prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
     started = time.monotonic()
     released = read_released(paths)

@@ -11,6 +11,7 @@ import pytest
 
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
+from preloader_agent.store.digest import CacheID
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
@@ -103,6 +104,20 @@ def test_a_disk_that_comes_while_docker_restarts_is_not_forgotten(tree: Path, di
         guest.attach(disks[2])
         wait_for_images(guest, APP, EDGE)
         guest.wait_until_succeeds("docker-preloader status | grep '3 images from 3 disks'")
+
+
+def test_docker_is_not_restarted_again_and_again_for_a_pass_that_fails(tree: Path, disks: list[Path]) -> None:
+    """Something stands where a layer should go; docker does not mind."""
+    layer = CacheID.of_chain(inspect_disk(disks[1]).images[0].chain[-1])
+    with NspawnGuest(tree, disks[:1]) as guest:
+        guest.succeed(f"touch /var/lib/docker/overlay2/{layer}")
+        guest.attach(disks[1])
+        guest.wait_until_succeeds("journalctl --unit docker-preloader | grep 'but nothing was merged: see'")
+        guest.succeed("sleep 12")  # longer than it is between two looks
+        assert starts_of_docker(guest) == 2
+        assert images_of(guest) == {BUSYBOX}
+        guest.succeed(f"rm /var/lib/docker/overlay2/{layer} && systemctl restart docker")
+        wait_for_images(guest, APP)
 
 
 def test_what_waits_is_not_forgotten_when_the_agent_is_restarted(tree: Path, disks: list[Path]) -> None:
