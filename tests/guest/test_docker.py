@@ -13,6 +13,7 @@ import pytest
 from preloader_agent.guest.docker import DockerInfo, is_running, query_info
 from preloader_agent.guest.paths import Paths
 from preloader_agent.host.run import start
+from preloader_agent.host.waiting import tries
 
 
 def test_dockerd_runs_while_the_process_of_its_pid_file_is_a_dockerd(tmp_path: Path) -> None:
@@ -26,6 +27,11 @@ def test_dockerd_runs_while_the_process_of_its_pid_file_is_a_dockerd(tmp_path: P
         dockerd = start([program, "60"], log=log)
         other = start([sleep, "60"], log=log)
     try:
+        for _ in tries(
+            10, pause=0.01
+        ):  # the kernel tells whoever waits for an exec before it gives the process its name
+            if Path(f"/proc/{dockerd.pid}/comm").read_text() == "dockerd\n":
+                break
         for file in (pidfile, cgroup):
             file.write_text(f"{other.pid}\n")
             assert not is_running(paths), "a process that took over the number of a dead dockerd"
