@@ -76,9 +76,8 @@ def measure_idle(folder: Path) -> dict[str, float]:
         time.sleep(IDLE_SECONDS)
         for number, (guest, spare) in guests.items():
             wakes = _of_process(guest, "voluntary_ctxt_switches") - before[number]
-            figures[
-                f"idle, {number} disks: wake-ups in {IDLE_SECONDS:.0f} s (watchdog's: {IDLE_SECONDS / TICK_SECONDS:.0f})"
-            ] = wakes
+            span = f"in {IDLE_SECONDS:.0f} s (watchdog's: {IDLE_SECONDS / TICK_SECONDS:.0f})"
+            figures[f"idle, {number} disks: wake-ups {span}"] = wakes
             figures[f"idle, {number} disks: RSS, MB (goal 25)"] = _of_process(guest, "VmRSS") * 1024 / 1e6
             figures[f"idle, {number} disks: peak RSS, MB"] = _of_process(guest, "VmHWM") * 1024 / 1e6
             guest.succeed("systemctl start systemd-udevd.service")
