@@ -1,0 +1,262 @@
+"""The control channel of a real guest: it is told what to expect, and lets go of disks before they are unplugged.
+
+One guest lives through the whole module; the tests run in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preloader_agent import __version__
+from preloader_agent.errors import AgentRefused, AgentSilent
+from preloader_agent.host.control import ControlChannel
+from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.qemu import GUEST_APPEND, VmConfig
+from preloader_agent.host.run import run, start
+from preloader_agent.host.vm import Vm
+from tests.host.command import COMMAND, PYTHONPATH
+from tests.images import app_image, busybox_image, edge_image, untagged_image
+from tests.vm.disks import make_disk
+
+RUN = "docker run --rm --network none --user 0"
+ANSWER = 30.0  # seconds; an emulated guest answers in a few milliseconds
+CLIENTS = 20  # that come and go
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two disks that share the layer of busybox."""
+    first = make_disk(tmp_path_factory.mktemp("first"), busybox_image(), app_image())
+    return first, make_disk(tmp_path_factory.mktemp("second"), edge_image(), untagged_image())
+
+
+@pytest.fixture(scope="module")
+def vm(guest: Path, disks: tuple[Path, Path]) -> Iterator[Vm]:
+    """A guest with the first disk, which is told something in each of the three ways."""
+    config = replace(
+        VmConfig.of_guest(guest),
+        disks=(disks[0],),
+        spare_ports=8,
+        append=f"{GUEST_APPEND} docker_preloader.timeout=47 docker_preloader.expect=none",
+        credentials={"docker-preloader.expect": disks[0].stem},
+        fw_cfg_credentials={"docker-preloader.labels": "dpl-*,other-?"},
+    )
+    with Vm(config) as vm:
+        vm.wait_booted()
+        yield vm
+
+
+def images_of(vm: Vm) -> set[str]:
+    """The IDs of all images that docker lists."""
+    return set(vm.succeed("docker images --all --no-trunc --quiet").split())
+
+
+def ids_of(disk: Path) -> set[str]:
+    return {image.image_id for image in inspect_disk(disk).images}
+
+
+def status_of(vm: Vm) -> dict[str, Any]:
+    with closing(ControlChannel(vm.files.control)) as channel:
+        return channel.status()
+
+
+def states_of(vm: Vm) -> dict[str, str]:
+    return {disk["label"]: disk["state"] for disk in status_of(vm)["disks"]}
+
+
+def wait_adopted(vm: Vm, disk: Path) -> None:
+    vm.wait_until_succeeds(f"docker-preloader status | grep -q 'disk *{disk.stem} *adopted'")
+    assert ids_of(disk) <= images_of(vm)
+
+
+@contextmanager
+def raw_client(vm: Vm) -> Iterator[socket.socket]:
+    """A client that can send anything."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(ANSWER)
+        client.connect(str(vm.files.control))
+        yield client
+
+
+def say(vm: Vm, content: bytes) -> list[dict[str, Any]]:
+    """Send anything, and a ping after it; the answers until that of the ping."""
+    with raw_client(vm) as client, client.makefile("rb") as answers:
+        client.sendall(b'\n{"id": "first", "request": "ping"}\n')
+        while json.loads(answers.readline()).get("id") != "first":
+            pass
+        client.sendall(content + b'\n{"id": "last", "request": "ping"}\n')
+        found: list[dict[str, Any]] = []
+        while not found or found[-1].get("id") != "last":
+            found.append(json.loads(answers.readline()))
+        return found[:-1]
+
+
+def detach(vm: Vm, *args: str | Path, status: int = 0) -> str:
+    """Run `preloader detach` for this machine, beside its driver; what it printed."""
+    sockets: list[str | Path] = ["--qmp", vm.files.second_qmp, "--control", vm.files.control]
+    words = [*COMMAND, "detach", *sockets, *args]
+    return run(words, env={"PYTHONPATH": PYTHONPATH}, ok=(status,), with_stderr=True)
+
+
+# --- questions and answers ---
+
+
+def test_the_agent_answers(vm: Vm) -> None:
+    with closing(ControlChannel(vm.files.control)) as channel:
+        assert channel.ping() == __version__
+        assert channel.status() == json.loads(vm.succeed("docker-preloader status --json"))
+
+
+def test_what_was_said_in_three_ways_is_in_force(vm: Vm, disks: tuple[Path, Path]) -> None:
+    """A credential, through SMBIOS or fw_cfg, comes before the kernel command line."""
+    assert status_of(vm)["settings"] == {
+        "labels": ["dpl-*", "other-?"],
+        "expect": disks[0].stem,
+        "timeout": 47,
+        "required": False,
+        "hotplug": "idle",
+    }
+    assert states_of(vm) == {disks[0].stem: "adopted"}
+
+
+def test_clients_that_leave_in_the_middle(vm: Vm) -> None:
+    for number in range(CLIENTS):
+        with raw_client(vm) as client:
+            client.sendall(b'{"id": "gone", "request": "status"}\n' * number + b'{"id": "gone", "request": "sta')
+        with closing(ControlChannel(vm.files.control)) as channel:
+            assert channel.ping() == __version__
+            assert channel.status()["problems"] == []
+
+
+def test_a_client_that_does_not_read_its_answers(vm: Vm) -> None:
+    with raw_client(vm) as client:
+        client.sendall(b'{"id": "unread", "request": "status"}\n' * 2000)
+    with closing(ControlChannel(vm.files.control)) as channel:
+        assert channel.ping() == __version__
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk",
+        b"\x00\xff\xfe",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"request": "reboot"}',
+        b'{"request": "release"}',
+        b'{"request": "release", "label": 5}',
+        b'{"request": "release", "label": "dpl-none", "force": 1}',
+        b'{"request": "ping", "id": {}}',
+        b"[" * 4000,
+        b'{"request": "ping"' + b" " * 4096 + b"}",
+        b"x" * 300_000,
+    ],
+    ids=lambda junk: f"{junk[:30]!r}",
+)
+def test_junk_is_answered_with_one_error(vm: Vm, junk: bytes) -> None:
+    before = vm.succeed("systemctl show --property=MainPID docker-preloader")
+    answers = say(vm, junk)
+    assert [answer["ok"] for answer in answers] == [False]
+    assert 0 < len(answers[0]["error"]) < 1000
+    assert vm.succeed("systemctl show --property=MainPID docker-preloader") == before
+
+
+def test_a_disk_that_is_not_there_cannot_be_released(vm: Vm) -> None:
+    with closing(ControlChannel(vm.files.control)) as channel, pytest.raises(AgentRefused, match="dpl-none"):
+        channel.release("dpl-none")
+
+
+# --- unplugging ---
+
+
+def test_a_disk_stays_while_a_stopped_container_uses_it(vm: Vm, disks: tuple[Path, Path]) -> None:
+    vm.succeed("docker run --name keeper --network none app:1 /bin/busybox true")
+    with pytest.raises(AgentRefused, match="keeper") as refused:
+        vm.detach("disk0")
+    assert refused.value.containers == ("keeper",)
+    assert states_of(vm) == {disks[0].stem: "adopted"}
+    assert vm.succeed("docker start --attach keeper && echo started").strip() == "started"
+
+
+def test_a_detached_disk_takes_its_images_along_and_nothing_else(vm: Vm, disks: tuple[Path, Path]) -> None:
+    vm.attach(disks[1])
+    wait_adopted(vm, disks[1])
+    vm.succeed("docker rm keeper")
+    vm.detach("disk0")
+    assert images_of(vm) == ids_of(disks[1])
+    assert vm.succeed(f"{RUN} {edge_image().image_id} /bin/busybox echo shared layer").strip() == "shared layer"
+    vm.wait_until_succeeds(f"! docker-preloader status | grep {disks[0].stem}")
+    assert status_of(vm)["problems"] == []
+    assert vm.succeed("dmesg | grep -i 'ext4.*error\\|shut down requested' || true") == ""
+
+
+def test_a_detached_disk_comes_back(vm: Vm, disks: tuple[Path, Path]) -> None:
+    vm.attach(disks[0])
+    wait_adopted(vm, disks[0])
+    assert vm.succeed(f"{RUN} app:1 /bin/busybox echo again").strip() == "again"
+
+
+def test_the_command_detaches_from_a_machine_that_somebody_else_drives(vm: Vm, disks: tuple[Path, Path]) -> None:
+    vm.succeed(f"docker create --name keeper --network none {edge_image().image_id} /bin/busybox true")
+    refused = detach(vm, disks[1].stem, status=1)
+    assert refused.startswith("preloader: control channel: release: ")
+    assert "keeper" in refused
+    assert ids_of(disks[1]) <= images_of(vm)
+    vm.succeed("docker rm keeper")
+    assert detach(vm, disks[1].stem) == f"disk1 ({disks[1]}): detached\n"
+    assert images_of(vm) == ids_of(disks[0])
+    run(["qemu-io", "-f", "qcow2", "-c", "flush", disks[1]])  # which opens it for writing: nobody else has it open
+
+
+def test_an_interrupted_command_is_finished_by_the_next(vm: Vm, disks: tuple[Path, Path], tmp_path: Path) -> None:
+    vm.attach(disks[1])
+    wait_adopted(vm, disks[1])
+    command: list[str | Path] = ["detach", "--qmp", vm.files.second_qmp, "--control", vm.files.control, disks[1]]
+    with (tmp_path / "log").open("wb") as log:
+        process = start(["env", f"PYTHONPATH={PYTHONPATH}", *COMMAND, *command], log=log)
+    try:
+        vm.wait_until_succeeds("test -e /run/docker-preloader/released.json")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(ANSWER) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "log").read_text().endswith("the same command again finishes what was begun\n")
+    assert detach(vm, disks[1]) == f"disk3 ({disks[1]}): detached\n"
+    assert images_of(vm) == ids_of(disks[0])
+
+
+def test_force_unplugs_what_containers_use(vm: Vm, disks: tuple[Path, Path]) -> None:
+    vm.attach(disks[1])
+    wait_adopted(vm, disks[1])
+    vm.succeed(f"docker run --detach --name keeper --network none {edge_image().image_id} /bin/busybox sleep 1000")
+    assert "keeper" in detach(vm, disks[1].stem, status=1)
+    assert detach(vm, "--force", disks[1].stem).endswith(f"disk4 ({disks[1]}): detached\n")
+    assert images_of(vm) == ids_of(disks[0])
+    assert vm.succeed(f"{RUN} app:1 /bin/busybox echo shared layer").strip() == "shared layer"
+    vm.succeed("docker rm --force keeper")
+
+
+def test_a_guest_whose_agent_does_not_run(vm: Vm, disks: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    device = vm.attach(disks[1])
+    wait_adopted(vm, disks[1])
+    vm.succeed("systemctl stop docker-preloader")
+    with pytest.raises(AgentSilent, match=r"no answer after 1 s"):
+        ControlChannel(vm.files.control, timeout=1)
+    refused = detach(vm, disks[1].stem, status=1)
+    assert "no answer after 10 s: does docker-preloader run in the guest" in refused
+    vm.detach(device)
+    assert f"unplugging {device}, without having asked the guest" in caplog.text
+    vm.succeed("systemctl start docker-preloader && systemctl restart docker")
+    assert images_of(vm) == ids_of(disks[0])
+    assert states_of(vm) == {disks[0].stem: "adopted"}
