@@ -212,8 +212,8 @@ def check_with_dockerd(machine: Machine, scenario: Scenario, listings: list[set[
 def test_an_adoption_can_be_killed_anywhere(machine: Machine) -> None:
     """Also when the disks are gone at the next pass: then it never happened."""
     whole = Pass(machine.devices)
-    passes = [Pass([]), Pass(machine.devices, is_rebooted=True), whole]
-    assert kill_everywhere(machine, Scenario(whole, passes, NAMES, usable=NAMES)) > 100
+    scenario = Scenario(whole, [Pass([], is_rebooted=True), whole], NAMES, usable=NAMES)
+    assert kill_everywhere(machine, scenario) > 100
     machine.dockerd.start()
     assert machine.names() == NAMES
     assert all(machine.works(name) for name in NAMES)
