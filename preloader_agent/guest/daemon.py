@@ -7,6 +7,7 @@ settings allow it.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -88,6 +89,7 @@ class Daemon:
             raise DisksMissing(self._missing, self._settings.timeout)
         self._ready_seconds = round(time.monotonic() - self._started, 3)
         self._report("READY=1")
+        gc.enable()
         self._control = Control(self._loop, self._paths.control_socket, self._on_request)
         self._control.open_port()
 

@@ -7,11 +7,22 @@ take the same one twice.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from types import ModuleType
 from typing import Any, NamedTuple
 
-import pyudev
+# pyudev asks ctypes.util where libudev is. That imports shutil and tempfile and runs ldconfig: 4 ms of the boot, for a
+# name that has been the same since systemd 183.
+_answer = ModuleType("ctypes.util")
+setattr(_answer, "find_library", {"udev": "libudev.so.1"}.get)  # noqa: B010 - mypy knows no such attribute
+if sys.modules.setdefault("ctypes.util", _answer) is _answer:
+    import pyudev
+
+    del sys.modules["ctypes.util"]
+else:
+    import pyudev
 
 _VIRTIO_BLOCK, _VIRTIO_SCSI = "0x0002", "0x0008"
 # virtio-blk on PCI, transitional and modern (virtio 1.2, 4.1.2)

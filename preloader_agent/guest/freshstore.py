@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import subprocess
 
 from preloader_agent.errors import StoreUnused
 from preloader_agent.guest import log
@@ -87,6 +86,8 @@ def _is_of_old_package(program: str) -> bool:
 
 def _read_version(program: str) -> int | None:
     """The major version of dockerd, or None when it cannot be told."""
+    import subprocess  # seldom needed, and then docker is not in a hurry
+
     try:
         output = subprocess.run(
             [program, "--version"],

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each of these would cost 5 to 60 ms before docker may start (measured on Python 3.11 and 3.13).
 FORBIDDEN = {
     "argparse", "ast", "asyncio", "dataclasses", "email", "http", "importlib.metadata", "inspect", "logging", "lxml",
-    "multiprocessing", "orjson", "pathlib", "pystemd", "ssl", "urllib", "uuid",
+    "multiprocessing", "orjson", "pathlib", "pystemd", "shutil", "ssl", "tempfile", "urllib", "uuid",
 }  # fmt: skip
 
 # Our own modules on the way to READY; a new one is a decision.
