@@ -259,10 +259,10 @@ class _Planner:
         brought = self.store.brought.get(image.image_id)
         known = self.images.get(image.image_id)
         if known is not None:
-            self.images[image.image_id] = (known[0]._replace(references=_union(known[0], image)), known[1])
+            self.images[image.image_id] = (_union(known[0], image), known[1])
         else:
             self.images[image.image_id] = (image, disk.label)
-        if not is_stored or (brought is not None and not {*image.references} <= {*brought.references}):
+        if not is_stored or (brought is not None and not {*_names(image)} <= {*brought.references}):
             self._add_image(image, disk)
 
     def finish(self) -> Plan:
@@ -301,13 +301,13 @@ class _Planner:
     def _add_image(self, image: ImageRecord, disk: Disk) -> None:
         brought = self.store.brought.get(image.image_id)
         before = brought.references if brought is not None and image.image_id not in self.lost_images else ()
-        references = tuple(sorted({*before, *self.images[image.image_id][0].references}))
+        references = tuple(sorted({*before, *_names(self.images[image.image_id][0])}))
         self.new_images[image.image_id] = MarkImage(image.image_id, disk, references)
 
     def _add_references(self, image: ImageRecord, disk: Disk) -> None:
         # A reference that is missing in an older file was not removed by the user.
         before = frozenset() if self.store.is_damaged else self.adopted_before.get(image.image_id, frozenset())
-        for reference in (*image.references, *image.repo_digests):
+        for reference in _names(image):
             found = self.added.get(reference) or self._find(reference)
             if found is None and reference not in before:
                 self.added[reference] = image.image_id
@@ -317,7 +317,7 @@ class _Planner:
                     "does not get that name"
                 )
         adopted = self.adopted.get(image.image_id, frozenset())
-        self.adopted[image.image_id] = adopted | before | {*image.references, *image.repo_digests}
+        self.adopted[image.image_id] = adopted | before | {*_names(image)}
 
     def _find(self, reference: Reference) -> str | None:
         """What a reference names in the store once the images of absent disks are out."""
@@ -325,5 +325,14 @@ class _Planner:
         return None if found is not None and self.removed.get(reference) == found else found
 
 
-def _union(image: ImageRecord, other: ImageRecord) -> tuple[Reference, ...]:
-    return tuple(sorted({*image.references, *other.references}))
+def _names(image: ImageRecord) -> tuple[Reference, ...]:
+    """All that repositories.json is to have of an image."""
+    return *image.references, *image.repo_digests
+
+
+def _union(image: ImageRecord, other: ImageRecord) -> ImageRecord:
+    """An image with the names that either of two disks gives it."""
+    return image._replace(
+        references=tuple(sorted({*image.references, *other.references})),
+        repo_digests=tuple(sorted({*image.repo_digests, *other.repo_digests})),
+    )

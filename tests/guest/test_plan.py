@@ -14,6 +14,7 @@ from preloader_agent.guest.plan import describe
 from preloader_agent.guest.storestate import read_store
 from preloader_agent.store.digest import CacheID, ChainID, Link, chain_ids
 from preloader_agent.store.layout import STORE_DIRECTORIES, Store
+from preloader_agent.store.reference import Reference
 from tests.guest.disks import (
     LAYER_SIZE,
     add_local_image,
@@ -235,6 +236,21 @@ def test_a_reference_that_two_disks_claim_goes_with_them(tmp_path: Path, store: 
     make_pass(store, disks)
     for disk in disks:
         unplug(disk)
+    make_pass(store, [])
+    assert references_of(store) == {}
+
+
+def test_a_digest_goes_with_its_disk_as_a_tag_does(tmp_path: Path, store: Store) -> None:
+    """Whichever of two disks with the same image names it."""
+    plain = make_disk(tmp_path / "disks", (("base",), ("app:1",)))
+    digest = Reference("app@sha256:" + "1" * 64)
+    image = plain.contents.images[0]._replace(repo_digests=(digest,))
+    named = plain._replace(contents=plain.contents._replace(images=(image,)))
+    make_pass(store, [plain])
+    plan = make_pass(store, [plain, named])
+    assert set(references_of(store)) == {"app:1", digest}
+    assert not make_pass(store, [plain, named], plan.adopted).operations
+    unplug(plain)
     make_pass(store, [])
     assert references_of(store) == {}
 
