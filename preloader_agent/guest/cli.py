@@ -183,10 +183,10 @@ def _attach_devices(paths: Paths, devices: list[tuple[str, str]]) -> tuple[list[
             label = known_label or read_label(device)
             with exclusive(paths):
                 attach_disk(paths, device, label)
-        except PreloaderError as err:
+        except (PreloaderError, OSError) as err:
             log.error("not mounting %s: %s", device, err)
             refused.append(DeviceReport(label or "?", device, "refused", str(err)))
-            status = err.exit_code
+            status = err.exit_code if isinstance(err, PreloaderError) else EXIT_FAILED
     return refused, status
 
 
