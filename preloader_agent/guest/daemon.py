@@ -198,7 +198,7 @@ class Daemon:
             self._settings, self._complaints = read_settings()
             self._complain()
             self._devices.labels = self._settings.labels
-            self._restart.policy = self._settings.hotplug
+            self._restart.start_over(self._settings.hotplug)
             self._attachments.take_back_released()
             self._look_again()
 
@@ -228,10 +228,12 @@ class Daemon:
         write_devices(self._paths, report)
         status = read_status(self._paths)
         assert status is not None
+        if not self._releases.are_waiting:
+            self._restart.withdraw()
+            if not status.pending:
+                self._restart.forget()
         if status.pending:
             self._restart.keep_looking()
-        elif not self._releases.are_waiting:
-            self._restart.forget()
         self._notifier.notify(f"{message}\nSTATUS={status.headline()}".lstrip())
 
 

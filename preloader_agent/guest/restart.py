@@ -2,8 +2,8 @@
 
 `restart`: at once. `idle`: as soon as that disturbs nobody. `defer`: never, they wait for a start that somebody else
 asks for. While something waits there is always a time at which it is looked at again: docker may be starting just now,
-be busy, or have running containers, and the bus may be away for a moment. After a restart that failed nothing is tried
-again until the next disk.
+be busy, or have running containers, and the bus may be away for a moment. After a restart, whether it failed or did not
+lead to all being merged, nothing is tried again until the next disk: what one pass could not do, another cannot.
 """
 
 from __future__ import annotations
@@ -43,26 +43,38 @@ class DockerRestart:
         self._deadline = 0.0
         self._is_ordered = False
         self._is_forced = False
+        self._is_tried = False
         self._reason = ""
 
     def expect_more(self) -> None:
         """A disk was plugged: restart docker soon, others may follow."""
-        self.failure = ""
+        self.failure, self._is_tried = "", False
         self._wait(QUIET_SECONDS)
 
     def keep_looking(self) -> None:
-        """Something waits: look again, unless the last restart failed."""
-        if self._due is None and not self.failure:
+        """Something waits: look again, unless that was so when docker was restarted last."""
+        if self._due is None and self._job is None and not self._is_tried and not self.failure:
             self._wait(LOOK_SECONDS)
 
     def forget(self) -> None:
         """Nothing waits any more."""
-        self._due = None
+        self.withdraw()
+        self._due, self._is_tried = None, False
+
+    def withdraw(self) -> None:
+        """No release waits any more: what else does, does so as the policy says."""
         self._is_ordered = self._is_forced = False
+        if self.policy == DEFER:
+            self._due = None
+
+    def start_over(self, policy: str) -> None:
+        """The settings were read again; what waits is looked at as if it had just come to do so."""
+        self.policy, self.failure = policy, ""
+        self.forget()
 
     def order(self, *, is_forced: bool) -> None:
         """A disk is to be released: whatever the policy, do it now; forced, whatever runs."""
-        self.failure = ""
+        self.failure, self._is_tried = "", False
         self._is_ordered = True
         self._is_forced |= is_forced
         self._due = time.monotonic()
@@ -143,6 +155,7 @@ class DockerRestart:
             return self._is_ordered
         self._waited_for = last_request(self._paths)
         self._deadline = time.monotonic() + JOB_SECONDS
+        self._due = None  # only for what comes from now on
         self._is_ordered = self._is_forced = False
         return False
 
@@ -153,6 +166,8 @@ class DockerRestart:
             jobs = self._manager.finished_jobs()
         except OSError as err:
             log.warning("not waiting for docker's restart: %s", err)
+            if self._job is not None:
+                self._due = time.monotonic() + LOOK_SECONDS
             self._drop_manager()
             return True
         results = [result for job, result in jobs if job == self._job]
@@ -162,6 +177,7 @@ class DockerRestart:
             return False
         self._job = None
         self.failure = ""
+        self._is_tried = self._due is None
         if results[0] != "done":
             self.failure = f"docker's restart: {results[0]}; not trying again: see `systemctl status docker`"
         elif self._waited_for is not None and last_request(self._paths) == self._waited_for:
