@@ -80,12 +80,14 @@ def attach_disk(paths: Paths, device: str, label: str) -> Disk:
     return disk
 
 
-def attached_disks(paths: Paths, known: Mapping[str, Disk], without: Collection[str]) -> list[Disk]:
-    """Every disk that is mounted now, by label; one that cannot be read any more is reported and left out.
+def attached_disks(
+    paths: Paths, known: Mapping[str, Disk], without: Collection[str]
+) -> tuple[list[Disk], dict[str, str]]:
+    """Every disk that is mounted now, and why others cannot be read any more, by label.
 
     `known` are disks by label that were read by this process, `without` the labels of those to leave out.
     """
-    disks = []
+    disks, refused = [], {}
     for mount in sorted(list_mounts(paths.mounts), key=lambda mount: mount.target):
         label = os.path.basename(mount.target)
         if label in without:
@@ -93,8 +95,8 @@ def attached_disks(paths: Paths, known: Mapping[str, Disk], without: Collection[
         try:
             disks.append(known.get(label) or read_disk(mount.target, mount.source))
         except (PreloaderError, OSError) as err:
-            log.error("not reading %s: %s", mount.target, err)
-    return disks
+            refused[label] = str(err)
+    return disks, refused
 
 
 def read_disk(mountpoint: str, device: str) -> Disk:

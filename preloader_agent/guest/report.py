@@ -147,12 +147,13 @@ def write_store(paths: Paths, report: dict[str, Any]) -> None:
 
 
 def forget_merged(paths: Paths, labels: Collection[str]) -> None:
-    """Note that what has these labels now is not what the last pass merged under them."""
+    """Note that what has these labels now is not what the last pass merged, or had no room for, under them."""
     store = _read(paths.store_report) or {}
-    if not {*labels}.isdisjoint(store.get("merged", ())):
+    if not {*labels}.isdisjoint((*store.get("merged", ()), *store.get("refused", ()))):
         merged = [label for label in store["merged"] if label not in labels]
         images = [image for image in store["images"] if image["disk"] not in labels]
-        write_store(paths, {**store, "merged": merged, "images": images})
+        refused = {label: reason for label, reason in store.get("refused", {}).items() if label not in labels}
+        write_store(paths, {**store, "merged": merged, "images": images, "refused": refused})
 
 
 def read_status(paths: Paths) -> Status | None:

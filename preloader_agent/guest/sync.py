@@ -50,15 +50,14 @@ def merge(paths: Paths, known: Mapping[str, Disk] | None = None) -> bool:
         if is_running(paths):
             return _prepare(paths, known or {})
         leaving = _leaving(paths)
-        disks = attached_disks(paths, known or {}, leaving)
+        disks, unreadable = attached_disks(paths, known or {}, leaving)
         outcome = _change_store(paths, disks, leaving, _read_adopted(paths))
+        outcome.refused.update(unreadable)
         for label in leaving:
             _unmount_released(paths, label)
         _finish(paths, outcome, time.monotonic() - started)
     for problem in outcome.plan.problems:
         log.warning("%s", problem)
-    for label, reason in outcome.refused.items():
-        log.error("not adopting %s: %s", label, reason)
     if outcome.plan.operations:
         what, whence = count_of(len(outcome.plan.images), "image"), count_of(len(outcome.served), "disk")
         log.info("merged %s from %s in %.3f s", what, whence, time.monotonic() - started)
@@ -100,7 +99,7 @@ def last_request(paths: Paths) -> int | None:
 def _prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
     started = time.monotonic()
     released = read_released(paths)
-    disks = attached_disks(paths, known, released)
+    disks, unreadable = attached_disks(paths, known, released)
     try:
         store = read_store(paths.store, _mountpoints(paths, released))
         plan = plan_merge(disks, store, _read_adopted(paths))
@@ -113,7 +112,7 @@ def _prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
     if len(plan.operations) > len(plan.urgent) or any(mounted_device(paths.mountpoint(label)) for label in released):
         request_pass(paths)
         return False
-    _finish(paths, _Outcome(plan, disks, {}), time.monotonic() - started)
+    _finish(paths, _Outcome(plan, disks, unreadable), time.monotonic() - started)
     return True
 
 
@@ -190,6 +189,8 @@ def _unmount_released(paths: Paths, label: str) -> None:
 
 
 def _finish(paths: Paths, outcome: _Outcome, seconds: float) -> None:
+    for label, reason in outcome.refused.items():
+        log.error("not adopting %s: %s", label, reason)
     _write_adopted(paths, outcome.plan.adopted)
     _write_report(paths, outcome, seconds)
     if os.path.exists(paths.pending):

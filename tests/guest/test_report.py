@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from preloader_agent.guest.paths import Paths
-from preloader_agent.guest.report import DeviceReport, DevicesReport, Status, read_status, write_devices, write_store
+from preloader_agent.guest.report import (
+    DeviceReport,
+    DevicesReport,
+    Status,
+    forget_merged,
+    read_status,
+    write_devices,
+    write_store,
+)
 from preloader_agent.guest.wake import MERGED, open_wake_socket, wake_daemon
 
 ONE, TWO = "dpl-000000000001", "dpl-000000000002"
@@ -50,6 +58,16 @@ def test_no_disk_is_no_problem(paths: Paths) -> None:
     write_devices(paths, DevicesReport([], [], 0.06))
     write_store(paths, store_report())
     assert status_of(paths).headline() == "0 images from 0 disks, ready in 0.1 s"
+    assert status_of(paths).all_problems == []
+
+
+def test_another_disk_under_a_label_is_neither_adopted_nor_refused_yet(paths: Paths) -> None:
+    write_devices(paths, DevicesReport(mounted(ONE, TWO), [], 1))
+    write_store(paths, {**store_report(ONE), "refused": {TWO: "no room"}})
+    assert status_of(paths).pending == []
+    for label in (ONE, TWO):
+        forget_merged(paths, [label])
+    assert status_of(paths).pending == [ONE, TWO]
     assert status_of(paths).all_problems == []
 
 
