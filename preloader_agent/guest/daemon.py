@@ -209,7 +209,9 @@ class Daemon:
             status = read_status(self._paths)
             request.answer({"ok": True, **_bounded(status)} if status is not None else {"ok": False})
         else:
+            before = dict(self._attachments.disks)
             self._releases.begin(request)
+            self._prepare(before)  # a disk that no layer came from is unmounted already
             self._report()
 
     def _report(self, message: str = "") -> None:

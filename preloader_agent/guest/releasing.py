@@ -55,7 +55,8 @@ class Releases:
             there = ", ".join(sorted(self._attachments.labels)) or "none"
             _refuse(request, f"there is no disk {label}; the disks here are: {there}")
             return
-        if report.state == MOUNTED and label not in self._requests:
+        # Whoever asks again waits with those who have asked before, unless it is to insist.
+        if report.state == MOUNTED and (request.is_forced or label not in self._requests):
             users = containers_using(self._paths.store, self._paths.mountpoint(label))
             if users and not request.is_forced:
                 _refuse(request, f"containers use {label}: {', '.join(users)}; remove them, or force it", users)
@@ -106,9 +107,11 @@ class Releases:
 
     def _outcome_of_mounted(self, label: str) -> dict[str, object] | None:
         users: list[str] = []
-        if label not in read_released(self._paths):  # taken back by the pass, which found containers that use it
+        if label not in read_released(self._paths):  # taken back by the pass, by a reload, or with another disk
             users = containers_using(self._paths.store, self._paths.mountpoint(label))
             problem = f"containers have come to use {label}: {', '.join(users)}; remove them, or force it"
+            if not users:
+                problem = f"the release of {label} was taken back meanwhile; ask again"
         elif self._restart.failure:
             problem = self._restart.failure
         elif time.monotonic() > self._deadlines[label]:

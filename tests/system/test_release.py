@@ -135,6 +135,34 @@ def test_a_release_while_docker_is_stopped_does_not_start_it(guest: NspawnGuest,
     assert images_of(guest) == {BUSYBOX, EDGE}
 
 
+def test_a_disk_that_no_layer_came_from_is_released_at_once(tree: Path, disks: list[Path]) -> None:
+    """The user has its image, too, so that this is none of docker's business."""
+    label = label_of(disks[0])
+    with NspawnGuest(tree, disks[:1]) as guest:
+        # The restart, because dockerd keeps the layers of what it has saved until it ends.
+        guest.succeed("docker save --output saved.tar busybox:test && systemctl restart docker")
+        guest.succeed("docker rmi busybox:test && docker load --input saved.tar")
+        guest.succeed(f"docker-preloader release {label}")
+        assert starts_of_docker(guest) == 2
+        assert states_of(guest)[label] == "released"
+        assert status_of(guest)["problems"] == []
+        assert status_of(guest)["images"] == []
+        assert images_of(guest) == {BUSYBOX}
+
+
+def test_whoever_insists_is_heard_and_what_was_taken_back_is_answered(guest: NspawnGuest, disks: list[Path]) -> None:
+    """While a release waits for a docker that does not answer."""
+    label = label_of(disks[1])
+    guest.succeed("kill -STOP $(cat /run/docker.pid)")
+    for option, noted in ((" ", "false"), ("--force", "true")):
+        guest.succeed(f"docker-preloader release {option} {label} >>said 2>&1 &")
+        guest.wait_until_succeeds(f"grep '{label}.: {noted}' /run/docker-preloader/released.json")
+    guest.succeed("systemctl reload docker-preloader")
+    guest.wait_until_succeeds(f"test $(grep -c 'the release of {label} was taken back meanwhile; ask again' said) = 2")
+    guest.succeed("kill -CONT $(cat /run/docker.pid)")
+    assert states_of(guest)[label] == "adopted"
+
+
 def test_a_disk_that_waits_for_docker_is_released_at_once(tree: Path, disks: list[Path]) -> None:
     files = {"etc/docker-preloader.conf": "hotplug=defer\n"}
     with NspawnGuest(tree, disks[:1], files=files) as guest:
