@@ -227,7 +227,12 @@ class Daemon:
             self._unusable is None,
             self._settings.as_json(),
         )
-        write_devices(self._paths, report)
+        try:
+            write_devices(self._paths, report)
+        except OSError as err:  # /run is full; docker must not wait for us because of that, and disks come and go
+            log.error("not writing %s: %s", self._paths.devices_report, err.strerror)
+            self._notifier.notify(f"{message}\nSTATUS=the report cannot be written: {err.strerror}".lstrip())
+            return
         status = read_status(self._paths)
         assert status is not None
         if not self._releases.are_waiting:

@@ -141,6 +141,19 @@ def test_a_restart_of_the_bus_costs_neither_the_agent_nor_a_disk(tree: Path, dis
         assert guest.succeed("systemctl show --property=NRestarts --value docker-preloader").strip() == "0"
 
 
+def test_the_agent_lives_on_where_there_is_no_room_for_its_report(tree: Path, disks: list[Path]) -> None:
+    with NspawnGuest(tree, disks[:1]) as guest:
+        show = "systemctl show --property MainPID,NRestarts,ActiveState docker-preloader"
+        before = guest.succeed(show)
+        guest.succeed("mount -o remount,size=$(df --output=used --block-size=1 /run | tail -1) /run")
+        guest.attach(disks[1])
+        guest.wait_until_succeeds("systemctl status docker-preloader | grep 'the report cannot be written'")
+        assert guest.succeed(show) == before
+        guest.succeed("mount -o remount,size=100M /run")
+        guest.attach(disks[2])
+        guest.wait_until_succeeds("docker-preloader status | grep '3 images from 3 disks'")
+
+
 def test_a_missing_disk_is_named_and_docker_starts(tree: Path, disks: list[Path]) -> None:
     expected = f"{label_of(disks[0])} dpl-0123456789ab"
     with NspawnGuest(tree, disks[:1], credentials={"docker-preloader.expect": expected}) as guest:
