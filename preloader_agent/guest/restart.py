@@ -39,6 +39,7 @@ class DockerRestart:
         self._manager: ServiceManager | None = None
         self._due: float | None = None
         self._job: bytes | None = None
+        self._unit = ""
         self._waited_for: int | None = None
         self._deadline = 0.0
         self._is_ordered = False
@@ -142,7 +143,8 @@ class DockerRestart:
 
                 self._manager = ServiceManager()
                 self._loop.watch(self._manager.fileno, lambda: None)  # `act` follows, and looks at what came
-            if is_running(self._paths):
+            self._unit = DOCKER if is_running(self._paths) else MERGE
+            if self._unit == DOCKER:
                 log.info("restarting docker for the disks that were plugged or released")
                 self._job = self._manager.restart(DOCKER)
             else:
@@ -179,9 +181,9 @@ class DockerRestart:
         self.failure = ""
         self._is_tried = self._due is None
         if results[0] != "done":
-            self.failure = f"docker's restart: {results[0]}; not trying again: see `systemctl status docker`"
+            self.failure = f"{self._unit}: {results[0]}; not trying again: see `systemctl status {self._unit}`"
         elif self._waited_for is not None and last_request(self._paths) == self._waited_for:
-            self.failure = f"docker was restarted, but nothing was merged: see `journalctl --unit {MERGE}`"
+            self.failure = f"{self._unit} was started, but nothing was merged: see `journalctl --unit {MERGE}`"
         if self.failure:
             self._due = None
             log.error("%s", self.failure)

@@ -141,6 +141,8 @@ def test_where_docker_does_not_run_only_the_merge_unit_is_started(paths: Paths) 
     restart.order(is_forced=False)
     restart.act()
     assert manager.asked == [MERGE]
+    end_job(restart, manager, "failed")
+    assert restart.failure.startswith("docker-preloader-merge.service: failed; not trying again")
 
 
 def test_settings_that_say_defer_from_now_on_are_heeded(paths: Paths) -> None:
