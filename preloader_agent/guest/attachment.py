@@ -65,9 +65,9 @@ class Attachments:
             return
         self.disks.pop(known.label, None)
         with exclusive(self._paths):
-            drop_released(self._paths, known.label)
             if known.state == MOUNTED:
                 self._unmount_lost(known)
+            drop_released(self._paths, known.label)
         twins = [report for report in self.seen.values() if report.label == known.label]
         for twin in twins:
             del self.seen[twin.device]
@@ -82,11 +82,13 @@ class Attachments:
                 self.seen[node] = report._replace(state=RELEASED)
                 self.disks.pop(report.label, None)
 
-    def forget_released_absent(self) -> None:
-        """Forget the release of disks that were unplugged while no agent ran: the next such disk is a new one."""
+    def forget_old_releases(self) -> None:
+        """Forget releases that nobody waits for, because the agent has ended meanwhile, and those of absent disks."""
         with exclusive(self._paths):
-            for label in read_released(self._paths).keys() - self.labels:
-                drop_released(self._paths, label)
+            for label in read_released(self._paths):
+                is_under_way = mounted_device(self._paths.mountpoint(label)) is not None
+                if is_under_way or label not in self.labels:
+                    drop_released(self._paths, label)
 
     def take_back_released(self) -> None:
         """Forget every release: disks that are still plugged in are to be used again."""

@@ -112,7 +112,7 @@ def _status(options: Namespace) -> int:
 
 def _release(options: Namespace) -> int:
     from preloader_agent.guest.control import ask
-    from preloader_agent.guest.releasing import ANSWER_SECONDS
+    from preloader_agent.guest.releases import ANSWER_SECONDS
 
     paths = Paths(run_dir=os.path.abspath(options.run_dir))
     request = {"request": "release", "label": options.label, "force": options.force}

@@ -22,7 +22,7 @@ def is_served_from(store: Store, mountpoint: str) -> bool:
 def containers_using(store: Store, mountpoint: str) -> list[str]:
     """The names of the containers that use a layer of the disk that is mounted there. Raises OSError."""
     places = {layer.chain_id: layer for layer in read_layers(store)}
-    ours = {layer.link for layer in places.values() if (layer.shim or "").startswith(f"{mountpoint}/")}
+    ours = {layer.link for layer in places.values() if layer.link and (layer.shim or "").startswith(f"{mountpoint}/")}
     found = []
     for container in _list(store.container_layers):
         try:

@@ -23,7 +23,7 @@ from preloader_agent.guest.devices import Devices
 from preloader_agent.guest.disks import Disk
 from preloader_agent.guest.loop import Loop
 from preloader_agent.guest.paths import Paths
-from preloader_agent.guest.releasing import Releases
+from preloader_agent.guest.releases import Releases
 from preloader_agent.guest.report import DevicesReport, Status, forget_merged, read_status, write_devices
 from preloader_agent.guest.restart import DockerRestart
 from preloader_agent.guest.settings import read_settings
@@ -82,7 +82,7 @@ class Daemon:
             log.error("%s", complaint)
 
     def _become_ready(self) -> None:
-        self._attachments.forget_released_absent()
+        self._attachments.forget_old_releases()
         self._merge()
         if self._missing and self._settings.required:
             self._report()

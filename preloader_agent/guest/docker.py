@@ -6,6 +6,7 @@ dockerd reads its store once, at start. Whatever changes the store asks `is_runn
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -35,13 +36,14 @@ def query_info(socket_path: str) -> DockerInfo:
     """
     from socket import AF_UNIX, SOCK_STREAM, socket
 
-    response = b""
+    response, deadline = b"", time.monotonic() + 5
     with socket(AF_UNIX, SOCK_STREAM) as connection:
         connection.settimeout(5)
         connection.connect(socket_path)
         connection.sendall(b"GET /info HTTP/1.0\r\n\r\n")
         while chunk := connection.recv(1 << 16):
             response += chunk
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
     head, _, body = response.partition(b"\r\n\r\n")
     try:
         status = int(head.split(maxsplit=2)[1])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DOCKER, MERGE = "docker.service", "docker-preloader-merge.service"
 QUIET_SECONDS = 0.3  # disks plugged within this time of each other cost docker one restart
+SILENT_SECONDS = 30.0  # after this a docker that does not answer is restarted, if it was to be whatever runs
 LOOK_SECONDS = 10.0  # between two looks at whether docker can be restarted
 START_SECONDS = 1.0  # the same while it is starting
 JOB_SECONDS = 120.0  # after this a restart is no longer waited for
@@ -45,6 +46,7 @@ class DockerRestart:
         self._is_ordered = False
         self._is_forced = False
         self._is_tried = False
+        self._silent_since: float | None = None
         self._reason = ""
 
     def expect_more(self) -> None:
@@ -129,11 +131,21 @@ class DockerRestart:
         try:
             info = query_info(self._paths.docker_socket)
         except OSError as err:
-            return f"it does not answer: {err}", START_SECONDS
+            return self._reason_of_silence(err)
+        self._silent_since = None
         is_disturbed = info.containers_running and not info.live_restore
         if is_disturbed and not self._is_forced and self.policy != RESTART:
             return f"{info.containers_running} containers run", LOOK_SECONDS
         return "", LOOK_SECONDS
+
+    def _reason_of_silence(self, err: OSError) -> tuple[str, float]:
+        """It is starting, or serves another socket than its unit says, or hangs."""
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        if now - self._silent_since > SILENT_SECONDS and (self._is_forced or self.policy == RESTART):
+            return "", LOOK_SECONDS
+        is_starting = now - self._silent_since < LOOK_SECONDS
+        return f"it does not answer: {err}", START_SECONDS if is_starting else LOOK_SECONDS
 
     def _start(self) -> bool:
         """Have docker restarted, or the merge unit started where it does not run; whether that has failed already."""
@@ -177,7 +189,7 @@ class DockerRestart:
             results.append(f"not ended after {JOB_SECONDS:.0f} s")
         if not results or self._job is None:
             return False
-        self._job = None
+        self._drop_manager()
         self.failure = ""
         self._is_tried = self._due is None
         if results[0] != "done":
@@ -192,4 +204,5 @@ class DockerRestart:
     def _drop_manager(self) -> None:
         if self._manager is not None:
             self._loop.forget(self._manager.fileno)
+            self._manager.close()
         self._manager = self._job = None

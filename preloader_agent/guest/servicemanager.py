@@ -46,6 +46,10 @@ class ServiceManager:
             self._bus.match_signal(_SERVICE, _PATH, _MANAGER, b"JobRemoved", self._callback)
         self.fileno = int(self._bus.get_fd())  # readable when there may be a signal
 
+    def close(self) -> None:
+        """Leave the bus, where every job of the guest would be told of; nothing else may be called after that."""
+        self._bus.close()
+
     def start(self, unit: str) -> bytes:
         """Start a unit and return the job. Raises OSError."""
         return bytes(self._call(b"StartUnit", b"ss", [unit.encode(), b"replace"]))

@@ -25,7 +25,7 @@ EXPECTED = {
     "preloader_agent.guest.devices", "preloader_agent.guest.disks", "preloader_agent.guest.docker",
     "preloader_agent.guest.dockerconfig", "preloader_agent.guest.log", "preloader_agent.guest.loop",
     "preloader_agent.guest.mounts", "preloader_agent.guest.paths", "preloader_agent.guest.plan",
-    "preloader_agent.guest.released", "preloader_agent.guest.releasing", "preloader_agent.guest.report",
+    "preloader_agent.guest.released", "preloader_agent.guest.releases", "preloader_agent.guest.report",
     "preloader_agent.guest.restart", "preloader_agent.guest.settings", "preloader_agent.guest.storestate",
     "preloader_agent.guest.sync", "preloader_agent.guest.unitfiles", "preloader_agent.guest.wake",
     "preloader_agent.store", "preloader_agent.store.digest", "preloader_agent.store.index",

@@ -36,6 +36,9 @@ class FakeManager:
 
     restart = start
 
+    def close(self) -> None:
+        """There is no bus to leave."""
+
     def finished_jobs(self) -> list[tuple[bytes, str]]:
         ended, self.ended = self.ended, []
         return ended

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from preloader_agent.errors import PreloaderError
 from preloader_agent.guest.attachment import Attachments
 from preloader_agent.guest.containers import containers_using, is_served_from
 from preloader_agent.guest.control import Request
@@ -73,7 +74,7 @@ class Releases:
         """Answer what can be answered; whether there was any."""
         if self._requests:
             self._attachments.note_released()
-        outcomes = {label: self._outcome(label) for label in self._requests}
+        outcomes = {label: self._try_outcome(label) for label in self._requests}
         for label, outcome in outcomes.items():
             if outcome is not None:
                 del self._deadlines[label]
@@ -95,6 +96,12 @@ class Releases:
                 request_pass(self._paths)
             self._restart.order(is_forced=is_forced)
         return objection
+
+    def _try_outcome(self, label: str) -> dict[str, object] | None:
+        try:
+            return self._outcome(label)
+        except (PreloaderError, OSError) as err:
+            return {"ok": False, "error": str(err)}
 
     def _outcome(self, label: str) -> dict[str, object] | None:
         """The answer, once there is one."""
