@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, MountError, PreloaderError
 from preloader_agent.guest import log
-from preloader_agent.guest.beneath import is_directory_beneath, is_file_beneath, list_beneath, read_beneath
+from preloader_agent.guest.beneath import is_directory_beneath, is_file_beneath, read_beneath
 from preloader_agent.guest.mounts import list_mounts, mount_disk, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.store.digest import DiffID, ImageID, sha256_digest
@@ -30,7 +30,6 @@ from preloader_agent.store.index import (
 )
 from preloader_agent.store.layout import INDEX_NAME, Store
 
-_MAX_TOP_ENTRIES = 1000  # at the top of a disk; ours have four
 _SUPERBLOCK, _EXT4_MAGIC = 1024, b"\x53\xef"
 _LABEL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
@@ -116,8 +115,7 @@ def read_disk(mountpoint: str, device: str) -> Disk:
 
 
 def _read_index(mountpoint: str, disk: str) -> DiskIndex:
-    names = list_beneath(mountpoint, ".", _MAX_TOP_ENTRIES)
-    if INDEX_NAME not in names and "image" in names:
+    if not os.path.lexists(f"{mountpoint}/{INDEX_NAME}") and os.path.lexists(f"{mountpoint}/image"):
         from preloader_agent.guest.plainstore import read_plain_store
 
         return read_plain_store(mountpoint, disk)
