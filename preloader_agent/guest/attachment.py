@@ -49,6 +49,9 @@ class Attachments:
         """Mount and check disks, each on its own."""
         if not devices:
             return
+        for device in devices:
+            if device.node in self.seen and self.seen[device.node].label != device.label:
+                self.detach(device.node)  # its removal was lost in an overflow of udev's events
         with exclusive(self._paths):
             released = read_released(self._paths)
             new = [device for device in devices if self._attach(device, device.label in released)]

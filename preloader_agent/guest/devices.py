@@ -113,11 +113,15 @@ def _is_udev_done() -> bool:
     """
     for name in os.listdir(_BLOCK_DEVICES):
         try:
-            with open(f"{_BLOCK_DEVICES}/{name}/dev", encoding="ascii") as file:
-                number = file.read().strip()
+            with open(f"{_BLOCK_DEVICES}/{name}/dev", "rb") as file:
+                number = file.read().decode().strip()
         except OSError:  # it was unplugged meanwhile
             continue
-        if not os.path.exists(f"/run/udev/data/b{number}"):
+        try:
+            with open(f"/run/udev/data/b{number}", "rb") as file:
+                if b"\nE:ID_PROCESSING=1\n" in b"\n" + file.read():  # a udev that writes its record at the start, too
+                    return False
+        except FileNotFoundError:
             return False
     return True
 
