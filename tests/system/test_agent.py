@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +13,7 @@ from preloader_agent.store.digest import CacheID
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
+from tests.system.views import images_of, label_of, starts_of_docker, status_of
 
 BUSYBOX, APP, EDGE, UNTAGGED = (image().image_id for image in (busybox_image, app_image, edge_image, untagged_image))
 
@@ -25,25 +24,6 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("disks")
     images = (busybox_image(), app_image(), edge_image(), untagged_image())
     return [make_raw_disk(folder / str(number), image) for number, image in enumerate(images)]
-
-
-def label_of(disk: Path) -> str:
-    return inspect_disk(disk).label
-
-
-def status_of(guest: NspawnGuest) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(guest.succeed("docker-preloader status --json"))
-    return status
-
-
-def starts_of_docker(guest: NspawnGuest) -> int:
-    guest.succeed("journalctl --sync")
-    lines = guest.succeed("journalctl --boot --unit docker.service --output cat").splitlines()
-    return sum(line.startswith("Started docker.service") for line in lines)
-
-
-def images_of(guest: NspawnGuest) -> set[str]:
-    return set(guest.succeed("docker images --all --no-trunc --quiet").split())
 
 
 def wait_for_images(guest: NspawnGuest, *images: str) -> None:

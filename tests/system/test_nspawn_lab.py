@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.run import run
 from tests import images
 from tests.images import Image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
+from tests.system.views import label_of, show
 
 UNITS = ("docker-preloader.service", "docker-preloader-merge.service")
 EXPOSURE = 40  # as in tests/test_units.py, for this systemd
@@ -43,14 +43,6 @@ def guest(tree: Path, disks: list[Path]) -> Iterator[NspawnGuest]:
 
 def named_images() -> dict[str, Image]:
     return {"busybox": images.busybox_image(), "app": images.app_image()}
-
-
-def label_of(disk: Path) -> str:
-    return run(["blkid", "--probe", "--match-tag=LABEL", "--output=value", disk]).strip()
-
-
-def show(guest: NspawnGuest, unit: str, name: str) -> str:
-    return guest.succeed(f"systemctl show --property={name} --value {unit}").strip()
 
 
 def test_guest_boots_with_docker_and_the_agent(guest: NspawnGuest) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from preloader_agent.host.inspection import inspect_disk
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
+from tests.system.views import images_of, label_of, starts_of_docker, states_of, status_of
 
 BUSYBOX, APP, EDGE, UNTAGGED = (image().image_id for image in (busybox_image, app_image, edge_image, untagged_image))
 LIVE_RESTORE = {"etc/docker/daemon.json": '{"live-restore": true}'}
@@ -34,29 +32,6 @@ def guest(tree: Path, disks: list[Path]) -> Iterator[NspawnGuest]:
     """A guest with three disks."""
     with NspawnGuest(tree, disks[:3], credentials={"docker-preloader.expect": "count:3"}) as guest:
         yield guest
-
-
-def label_of(disk: Path) -> str:
-    return inspect_disk(disk).label
-
-
-def status_of(guest: NspawnGuest) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(guest.succeed("docker-preloader status --json"))
-    return status
-
-
-def states_of(guest: NspawnGuest) -> dict[str, str]:
-    return {disk["label"]: disk["state"] for disk in status_of(guest)["disks"]}
-
-
-def images_of(guest: NspawnGuest) -> set[str]:
-    return set(guest.succeed("docker images --all --no-trunc --quiet").split())
-
-
-def starts_of_docker(guest: NspawnGuest) -> int:
-    guest.succeed("journalctl --sync")
-    lines = guest.succeed("journalctl --boot --unit docker.service --output cat").splitlines()
-    return sum(line.startswith("Started docker.service") for line in lines)
 
 
 def device_of(guest: NspawnGuest, label: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +11,7 @@ from tests.images import Image, app_image, busybox_image, edge_image, make_layer
 from tests.images.layer import file
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
+from tests.system.views import starts_of_docker, status_of
 
 MANY = 20
 # A file that is written again has another inode, and one that is changed another time.
@@ -40,11 +39,6 @@ def many_disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def tiny_image(number: int) -> Image:
     return Image((make_layer([file("number", str(number))]),), (f"tiny:{number}",), {"Cmd": ["none"]})
-
-
-def status_of(guest: NspawnGuest) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(guest.succeed("docker-preloader status --json"))
-    return status
 
 
 def names_of(guest: NspawnGuest) -> set[str]:
@@ -75,12 +69,6 @@ def test_restarts_in_any_order_change_nothing(tree: Path, disks: list[Path]) -> 
             assert guest.succeed(f"docker run --rm --network none --user 0 {name} echo ok").strip() == "ok"
         assert status_of(guest)["problems"] == []
         assert guest.succeed("systemctl --failed --plain --no-legend") == ""
-
-
-def starts_of_docker(guest: NspawnGuest) -> int:
-    guest.succeed("journalctl --sync")
-    lines = guest.succeed("journalctl --boot --unit docker.service --output cat").splitlines()
-    return sum(line.startswith("Starting docker.service") for line in lines)
 
 
 def check_many(guest: NspawnGuest) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from tests.images import app_image, busybox_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
+from tests.system.views import images_of, label_of, show, status_of
 
 BUSYBOX, APP = busybox_image().image_id, app_image().image_id
 AGENT = "docker-preloader.service"
@@ -27,23 +25,6 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two disks; the second image stands on the first."""
     folder = tmp_path_factory.mktemp("disks")
     return [make_raw_disk(folder / name, image()) for name, image in (("a", busybox_image), ("b", app_image))]
-
-
-def label_of(disk: Path) -> str:
-    return inspect_disk(disk).label
-
-
-def status_of(guest: NspawnGuest) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(guest.succeed("docker-preloader status --json"))
-    return status
-
-
-def show(guest: NspawnGuest, name: str, unit: str = AGENT) -> str:
-    return guest.succeed(f"systemctl show --property={name} --value {unit}").strip()
-
-
-def images_of(guest: NspawnGuest) -> set[str]:
-    return set(guest.succeed("docker images --all --no-trunc --quiet").split())
 
 
 def counts_of(guest: NspawnGuest) -> list[int]:
@@ -71,11 +52,11 @@ def test_required_disks_that_do_not_come_fail_the_unit_and_docker_starts(tree: P
         "etc/docker-preloader.conf.d/site.conf": f"# of the site\nexpect={ABSENT}\ntimeout=2\n",
     }
     with NspawnGuest(tree, disks[:1], files=files) as guest:
-        assert show(guest, "ActiveState") == "failed"
-        assert (show(guest, "ExecMainStatus"), show(guest, "NRestarts")) == ("3", "0")
+        assert show(guest, AGENT, "ActiveState") == "failed"
+        assert (show(guest, AGENT, "ExecMainStatus"), show(guest, AGENT, "NRestarts")) == ("3", "0")
         journal = guest.succeed(f"journalctl --unit {AGENT} --output cat")
         assert f"{ABSENT}: required, and not attached within 2 s" in journal
-        assert show(guest, "ActiveState", "docker.service") == "active"
+        assert show(guest, "docker.service", "ActiveState") == "active"
         assert images_of(guest) == {BUSYBOX}, "what is there is served"
 
 
@@ -125,15 +106,15 @@ def test_restart_does_not_wait_for_containers(tree: Path, disks: list[Path]) -> 
 
 def test_defer_leaves_docker_alone_until_somebody_starts_it(tree: Path, disks: list[Path]) -> None:
     with NspawnGuest(tree, disks[:1], files={"etc/docker-preloader.conf": "hotplug=defer\n"}) as guest:
-        pid = show(guest, "MainPID", "docker.service")
+        pid = show(guest, "docker.service", "MainPID")
         guest.attach(disks[1])
         guest.wait_until_succeeds('docker-preloader status | grep "1 disk more at docker\'s next start"')
         states = {disk["label"]: disk["state"] for disk in status_of(guest)["disks"]}
         assert states == {label_of(disks[0]): "adopted", label_of(disks[1]): "pending"}
-        assert "1 disk more at docker's next start" in show(guest, "StatusText")
+        assert "1 disk more at docker's next start" in show(guest, AGENT, "StatusText")
         # Longer than any policy that restarts docker would take.
         guest.succeed("sleep 3")
-        assert show(guest, "MainPID", "docker.service") == pid
+        assert show(guest, "docker.service", "MainPID") == pid
         guest.succeed("systemctl restart docker")
         assert images_of(guest) == {BUSYBOX, APP}
         guest.wait_until_succeeds("docker-preloader status | grep '2 images from 2 disks'")

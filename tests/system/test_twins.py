@@ -13,6 +13,7 @@ from tests.crafted import CraftedDisk
 from tests.images import app_image, busybox_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
+from tests.system.views import images_of, starts_of_docker
 
 BUSYBOX, APP = (image().image_id for image in (busybox_image, app_image))
 TWIN = "cannot mount {} on /run/docker-preloader/disks/{}: {} with the same label is there"
@@ -34,16 +35,6 @@ def disks_of(guest: NspawnGuest) -> dict[str, list[dict[str, str]]]:
     for each in json.loads(guest.succeed("docker-preloader status --json"))["disks"]:
         found.setdefault(each["state"], []).append(each)
     return found
-
-
-def images_of(guest: NspawnGuest) -> set[str]:
-    return set(guest.succeed("docker images --all --no-trunc --quiet").split())
-
-
-def starts_of_docker(guest: NspawnGuest) -> int:
-    guest.succeed("journalctl --sync")
-    lines = guest.succeed("journalctl --boot --unit docker.service --output cat").splitlines()
-    return sum(line.startswith("Started docker.service") for line in lines)
 
 
 def wait_until_served(guest: NspawnGuest, device: str) -> None:
