@@ -36,5 +36,5 @@ clean: ## Remove the virtual environment and what the checks left
 
 $(STAMP): setup.cfg pyproject.toml | tools
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[host,dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[host,dev,fuzz]'
 	touch $@

@@ -20,5 +20,5 @@ def test_a_short_search_finds_nothing() -> None:
     found = run(argv, env=path, timeout=10 * SECONDS).splitlines()
     executed = {line.split()[0]: int(line.split()[1]) for line in found}
     assert len(executed) == 8
-    assert executed["index"] > 500
-    assert executed["merge"] > 5
+    assert executed["index"] > 100
+    assert executed["merge"] > 0
