@@ -38,6 +38,8 @@ class Monitor:
             self._loop.close()
             if isinstance(err.__cause__, TimeoutError):
                 err.problem += "; it serves one client at a time: is another program connected?"
+            else:
+                err.problem += "; expected the socket of a running QEMU's -qmp unix:SOCKET,server=on,wait=off"
             raise
 
     def close(self) -> None:
