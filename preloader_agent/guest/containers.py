@@ -6,25 +6,24 @@ dockerd notes for each container, running or stopped, the layer that it was made
 from __future__ import annotations
 
 import json
-import os
 
 from preloader_agent.errors import InvalidValue
-from preloader_agent.guest.storestate import read_layers
+from preloader_agent.guest.storestate import list_names, read_layers
 from preloader_agent.store.digest import ChainID
 from preloader_agent.store.layout import Store
 
 
 def is_served_from(store: Store, mountpoint: str) -> bool:
     """Whether a layer of the store is on the disk that is mounted there. Raises OSError."""
-    return any((layer.shim or "").startswith(f"{mountpoint}/") for layer in read_layers(store))
+    return any(layer.is_on(mountpoint) for layer in read_layers(store))
 
 
 def containers_using(store: Store, mountpoint: str) -> list[str]:
     """The names of the containers that use a layer of the disk that is mounted there. Raises OSError."""
     places = {layer.chain_id: layer for layer in read_layers(store)}
-    ours = {layer.link for layer in places.values() if layer.link and (layer.shim or "").startswith(f"{mountpoint}/")}
+    ours = {layer.link for layer in places.values() if layer.link and layer.is_on(mountpoint)}
     found = []
-    for container in _list(store.container_layers):
+    for container in list_names(store.container_layers):
         try:
             with open(f"{store.container_layers}/{container}/parent", encoding="ascii", errors="replace") as file:
                 place = places.get(ChainID(file.read()))
@@ -42,10 +41,3 @@ def _name(store: Store, container: str) -> str:
             return str(json.load(file)["Name"]).lstrip("/")
     except (OSError, ValueError, KeyError, TypeError):
         return container[:12]
-
-
-def _list(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except FileNotFoundError:
-        return []

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 # name that has been the same since systemd 183.
 _answer = ModuleType("ctypes.util")
 setattr(_answer, "find_library", {"udev": "libudev.so.1"}.get)  # noqa: B010 - mypy knows no such attribute
-if sys.modules.setdefault("ctypes.util", _answer) is _answer:
-    import pyudev
+_is_first = sys.modules.setdefault("ctypes.util", _answer) is _answer
 
+import pyudev  # noqa: E402
+
+if _is_first:
     del sys.modules["ctypes.util"]
-else:
-    import pyudev
 
 _VIRTIO_BLOCK, _VIRTIO_SCSI = "0x0002", "0x0008"
 # virtio-blk on PCI, transitional and modern (virtio 1.2, 4.1.2)

@@ -248,9 +248,8 @@ class _Planner:
     def adopt(self, image: ImageRecord, disk: Disk) -> None:
         """Add what is missing of an image, unless the user removed it since boot."""
         is_stored = image.image_id in self.store.images and image.image_id not in self.lost_images
-        known_ids = self.store.images | self.store.brought.keys()
-        is_removed = image.image_id in self.adopted_before and image.image_id not in known_ids
-        if is_removed:
+        is_known = image.image_id in self.store.images or image.image_id in self.store.brought
+        if image.image_id in self.adopted_before and not is_known:  # removed by the user
             self.adopted[image.image_id] = self.adopted_before[image.image_id]
             return
         for chain in image.chain:

@@ -54,17 +54,18 @@ class Releases:
         report = self._attachments.find(label)
         if report is None:
             there = ", ".join(sorted(self._attachments.labels)) or "none"
-            _refuse(request, f"there is no disk {label}; the disks here are: {there}")
+            request.answer(_refusal(f"there is no disk {label}; the disks here are: {there}"))
             return
         # Whoever asks again waits with those who have asked before, unless it is to insist.
         if report.state == MOUNTED and (request.is_forced or label not in self._requests):
             users = containers_using(self._paths.store, self._paths.mountpoint(label))
             if users and not request.is_forced:
-                _refuse(request, f"containers use {label}: {', '.join(users)}; remove them, or force it", users)
+                problem = f"containers use {label}: {', '.join(users)}; remove them, or force it"
+                request.answer(_refusal(problem, users))
                 return
             objection = self._start(label, is_forced=request.is_forced)
             if objection:
-                _refuse(request, objection)
+                request.answer(_refusal(objection))
                 return
         self._requests.setdefault(label, []).append(request)
         self._deadlines[label] = time.monotonic() + ANSWER_SECONDS
@@ -101,7 +102,7 @@ class Releases:
         try:
             return self._outcome(label)
         except (PreloaderError, OSError) as err:
-            return {"ok": False, "error": str(err)}
+            return _refusal(str(err))
 
     def _outcome(self, label: str) -> dict[str, object] | None:
         """The answer, once there is one."""
@@ -127,7 +128,7 @@ class Releases:
             return None
         with exclusive(self._paths):
             drop_released(self._paths, label)
-        return {"ok": False, "error": problem, **({"containers": users} if users else {})}
+        return _refusal(problem, users)
 
     def _outcome_of_unmounted(self, label: str, report: DeviceReport) -> dict[str, object] | None:
         try:
@@ -138,12 +139,11 @@ class Releases:
         self._deadlines[label] = min(self._deadlines[label], time.monotonic() + IN_USE_SECONDS)
         if time.monotonic() < self._deadlines[label]:
             return None
-        problem = f"{label} is out of docker's store and unmounted, but something still uses {report.device}"
-        return {"ok": False, "error": problem}
+        return _refusal(f"{label} is out of docker's store and unmounted, but something still uses {report.device}")
 
     def _is_mounted(self, label: str) -> bool:
         return mounted_device(self._paths.mountpoint(label)) is not None
 
 
-def _refuse(request: Request, error: str, containers: list[str] | None = None) -> None:
-    request.answer({"ok": False, "error": error, **({"containers": containers} if containers else {})})
+def _refusal(error: str, containers: list[str] | None = None) -> dict[str, object]:
+    return {"ok": False, "error": error, **({"containers": containers} if containers else {})}

@@ -40,6 +40,10 @@ class StoredLayer(NamedTuple):
     is_whole: bool
     is_sound: bool
 
+    def is_on(self, mountpoint: str) -> bool:
+        """Whether it is a shim of the disk that is mounted there."""
+        return self.shim is not None and self.shim.startswith(f"{mountpoint}/")
+
 
 class BroughtImage(NamedTuple):
     """An image that a disk brought, and the references that came with it; no chain when it is only half there."""
@@ -78,7 +82,7 @@ def read_store(store: Store, leaving: Collection[str] = ()) -> StoreState:
 
 def read_layers(store: Store, leaving: tuple[str, ...] = ()) -> Iterator[StoredLayer]:
     """The layers that are recorded; `leaving` are paths, shims below which are not sound. Raises OSError."""
-    for name in _list(store.layerdb):
+    for name in list_names(store.layerdb):
         try:
             chain = ChainID(f"sha256:{name}")
         except InvalidValue:
@@ -88,7 +92,7 @@ def read_layers(store: Store, leaving: tuple[str, ...] = ()) -> Iterator[StoredL
 
 
 def _read_state(store: Store, leaving: tuple[str, ...]) -> StoreState:
-    drivers = _list(f"{store.root}/image")
+    drivers = list_names(f"{store.root}/image")
     if drivers and "overlay2" not in drivers:
         raise StoreError(
             store.root, f"docker keeps its images with {drivers[0]}, not overlay2; its store is left alone"
@@ -98,7 +102,7 @@ def _read_state(store: Store, leaving: tuple[str, ...]) -> StoreState:
     repositories, is_damaged = _read_repositories(store)
     return StoreState(
         layers,
-        frozenset(_list(store.links)),
+        frozenset(list_names(store.links)),
         images,
         dict(_read_brought(store)),
         repositories,
@@ -172,7 +176,7 @@ def new_references_path(store: Store) -> str:
 
 
 def _image_ids(directory: str) -> Iterator[ImageID]:
-    for name in _list(directory):
+    for name in list_names(directory):
         try:
             yield ImageID(f"sha256:{name}")
         except InvalidValue:
@@ -180,13 +184,13 @@ def _image_ids(directory: str) -> Iterator[ImageID]:
 
 
 def _staged(directory: str) -> Iterator[str]:
-    for name in _list(directory):
+    for name in list_names(directory):
         if name.startswith(STAGED_PREFIX):
             yield f"{directory}/{name}"
 
 
 def _shims_without_record(store: Store, recorded: set[CacheID | None]) -> Iterator[str]:
-    for name in _list(store.layers):
+    for name in list_names(store.layers):
         try:
             cache_id = CacheID(name)
         except InvalidValue:
@@ -246,7 +250,8 @@ def _place_for_damaged(store: Store) -> str:
     return path
 
 
-def _list(directory: str) -> list[str]:
+def list_names(directory: str) -> list[str]:
+    """The names in a directory of the store; none when it is not there. Raises OSError."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:

@@ -175,7 +175,8 @@ def _attempt(
 
 
 def _without_lost(adopted: Adopted, plan: Plan) -> Adopted:
-    return {image: names for image, names in adopted.items() if image not in plan.lost_images}
+    lost = plan.lost_images
+    return {image: names for image, names in adopted.items() if image not in lost}
 
 
 def _mountpoints(paths: Paths, labels: Iterable[str]) -> list[str]:
