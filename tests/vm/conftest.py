@@ -9,6 +9,8 @@ import pytest
 
 from preloader_agent.host.qemu import QEMU
 from preloader_agent.host.run import environment, run
+from tests.images import app_image, busybox_image, edge_image, untagged_image
+from tests.vm.disks import make_disk
 
 HERE = Path(__file__).parent
 PACKAGING = HERE.parent.parent / "packaging"
@@ -19,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.vm)
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two disks that share the layer of busybox."""
+    first = make_disk(tmp_path_factory.mktemp("first"), busybox_image(), app_image())
+    return first, make_disk(tmp_path_factory.mktemp("second"), edge_image(), untagged_image())
 
 
 @pytest.fixture(scope="session")

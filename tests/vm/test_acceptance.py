@@ -16,8 +16,7 @@ import pytest
 
 from preloader_agent.host.qemu import VmConfig
 from preloader_agent.host.vm import Ending, Vm
-from tests.images import app_image, busybox_image, edge_image, untagged_image
-from tests.vm.disks import make_disk
+from tests.images import app_image, busybox_image, edge_image
 
 RUN = "docker run --rm --network none"
 
@@ -32,13 +31,6 @@ config = json.load(archive.extractfile(entry["Config"]))
 found = ["sha256:" + hashlib.sha256(archive.extractfile(layer).read()).hexdigest() for layer in entry["Layers"]]
 print("layers match" if found == config["rootfs"]["diff_ids"] else (found, config["rootfs"]["diff_ids"]))
 """
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two disks that share the layer of busybox."""
-    first = make_disk(tmp_path_factory.mktemp("first"), busybox_image(), app_image())
-    return first, make_disk(tmp_path_factory.mktemp("second"), edge_image(), untagged_image())
 
 
 @pytest.fixture(scope="module")

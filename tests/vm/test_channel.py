@@ -24,19 +24,11 @@ from preloader_agent.host.qemu import GUEST_APPEND, VmConfig
 from preloader_agent.host.run import run, start
 from preloader_agent.host.vm import Vm
 from tests.host.command import COMMAND, PYTHONPATH
-from tests.images import app_image, busybox_image, edge_image, untagged_image
-from tests.vm.disks import make_disk
+from tests.images import edge_image
 
 RUN = "docker run --rm --network none --user 0"
 ANSWER = 30.0  # seconds; an emulated guest answers in a few milliseconds
 CLIENTS = 20  # that come and go
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two disks that share the layer of busybox."""
-    first = make_disk(tmp_path_factory.mktemp("first"), busybox_image(), app_image())
-    return first, make_disk(tmp_path_factory.mktemp("second"), edge_image(), untagged_image())
 
 
 @pytest.fixture(scope="module")
