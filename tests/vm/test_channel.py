@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import pytest
 
 from preloader_agent import __version__
 from preloader_agent.errors import AgentRefused, AgentSilent
-from preloader_agent.host.control import ControlChannel
+from preloader_agent.host.control import MAX_ANSWER, PING_RETRY, ControlChannel
 from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.linesocket import LineSocket
 from preloader_agent.host.qemu import GUEST_APPEND, VmConfig
 from preloader_agent.host.run import run, start
 from preloader_agent.host.vm import Vm
+from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH
 from tests.images import edge_image
 
@@ -80,16 +83,26 @@ def raw_client(vm: Vm) -> Iterator[socket.socket]:
 
 
 def say(vm: Vm, content: bytes) -> list[dict[str, Any]]:
-    """Send anything, and a ping after it; the answers until that of the ping."""
-    with raw_client(vm) as client, client.makefile("rb") as answers:
-        client.sendall(b'\n{"id": "first", "request": "ping"}\n')
-        while json.loads(answers.readline()).get("id") != "first":
-            pass
-        client.sendall(content + b'\n{"id": "last", "request": "ping"}\n')
-        found: list[dict[str, Any]] = []
-        while not found or found[-1].get("id") != "last":
-            found.append(json.loads(answers.readline()))
-        return found[:-1]
+    """Send anything, and a ping after it; the answers until that of the ping.
+
+    The first ping is repeated: what is sent before the guest's kernel knows of a new connection may be lost.
+    """
+    with closing(LineSocket(vm.files.control, "raw client", MAX_ANSWER)) as lines:
+
+        def answers(number: str, timeout: float) -> list[dict[str, Any]]:
+            end = time.monotonic() + timeout
+            lines.send(b'\n{"id": "%s", "request": "ping"}\n' % number.encode(), end)
+            found = [json.loads(lines.read_line(end))]
+            while found[-1].get("id") != number:
+                found.append(json.loads(lines.read_line(end)))
+            return found[:-1]
+
+        for left in tries(ANSWER, pause=0):
+            with suppress(TimeoutError):
+                answers("first", min(left, PING_RETRY))
+                break
+        lines.send(content, time.monotonic() + ANSWER)
+        return [answer for answer in answers("last", ANSWER) if answer.get("id") != "first"]
 
 
 def detach(vm: Vm, *args: str | Path, status: int = 0) -> str:
