@@ -10,8 +10,8 @@ from bench.disks import four_disks
 from bench.readiness import build_guest
 from bench.startjob import FLOOR, INSTALL_FLOOR, OURS, SCRIPT, exec_to_ready
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.host.qemu import VmConfig
-from preloader_agent.host.vm import Vm
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Vm
 
 SCRIPT_FILE = Path(__file__).with_name("nixos.sh")
 INSTALL_SCRIPT = """

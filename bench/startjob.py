@@ -48,7 +48,7 @@ DROP_CACHES = "echo 3 >/proc/sys/vm/drop_caches; systemctl is-active dbus.servic
 
 
 class Guest(Protocol):
-    """A guest of tests.system.nspawn or of preloader_agent.host.vm."""
+    """A guest of tests.system.nspawn or of preloader_agent.host.vm.driver."""
 
     def succeed(self, command: str, timeout: float = ...) -> str:
         """Run a shell command that must succeed, and return its output."""

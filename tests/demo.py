@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 
 from preloader_agent.errors import PreloaderError
 from preloader_agent.host.disk import build_disk
-from preloader_agent.host.qemu import VmConfig
 from preloader_agent.host.run import run
-from preloader_agent.host.vm import Ending, Vm
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Ending, Vm
 from tests.images import busybox_image, debian_base_image, debian_image, write_docker_archive
 
 PACKAGING = Path(__file__).resolve().parent.parent / "packaging"

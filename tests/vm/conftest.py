@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.qemu import QEMU
 from preloader_agent.host.run import environment, run
+from preloader_agent.host.vm.accelerator import QEMU
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.vm.disks import make_disk
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from preloader_agent.host.qemu import VmConfig
-from preloader_agent.host.vm import Ending, Vm
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Ending, Vm
 from tests.images import app_image, busybox_image, edge_image
 
 RUN = "docker run --rm --network none"

@@ -19,13 +19,13 @@ import pytest
 
 from preloader_agent import __version__
 from preloader_agent.errors import AgentRefused, AgentSilent
-from preloader_agent.host.control import MAX_ANSWER, PING_RETRY, ControlChannel
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.host.linesocket import LineSocket
-from preloader_agent.host.qemu import GUEST_APPEND, VmConfig
 from preloader_agent.host.run import run, start
-from preloader_agent.host.vm import Vm
-from preloader_agent.host.waiting import tries
+from preloader_agent.host.vm.config import GUEST_APPEND, VmConfig
+from preloader_agent.host.vm.control import MAX_ANSWER, PING_RETRY, ControlChannel
+from preloader_agent.host.vm.driver import Vm
+from preloader_agent.host.vm.linesocket import LineSocket
+from preloader_agent.host.vm.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH
 from tests.images import edge_image
 

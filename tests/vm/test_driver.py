@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.qemu import VmConfig
 from preloader_agent.host.run import run
-from preloader_agent.host.vm import Ending, State, Vm
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Ending, State, Vm
 
 COLD = "dpl-00000000c01d"
 HOT = "dpl-0000000040f0"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.qemu import VmConfig
-from preloader_agent.host.vm import Vm
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Vm
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.vm.disks import make_disk
 

@@ -1,144 +1,20 @@
-"""The machine: what it is made of, and the QEMU command line that makes it.
-
-Everything that can be decided before QEMU runs is decided here and is pure: `qemu_command` turns a `VmConfig` into
-arguments, and `choose_accelerator` turns what was probed into an accelerator and a processor.
-"""
+"""The QEMU command line of a machine, and the words for its disks: pure, decided before QEMU runs."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import platform
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
-from preloader_agent.host.run import run
+from preloader_agent.host.vm.accelerator import QEMU, Accelerator
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.files import VmFiles
 
-QEMU = "qemu-system-x86_64"
 SERIAL_LENGTH = 20  # what the guest sees of a virtio-blk serial number
 PORTS_PER_SLOT = 8  # functions of one PCI slot
 CONTROL_PORT = "org.docker-preloader.0"  # the virtio-serial port on which the guest's agent listens
 FIRST_PORT_SLOT = 0x10  # below are the machine's own devices
-
-# What a guest of packaging/build-guest boots with. condition_needs_update=0: no ldconfig and the like at a boot that
-# nobody keeps. mitigations=off and the short list of security modules take a quarter off an emulated boot.
-GUEST_APPEND = (
-    "root=LABEL=guest-root console=ttyS0 quiet mitigations=off tsc=reliable 8250.nr_uarts=1"
-    " lsm=landlock,yama,apparmor systemd.condition_needs_update=0"
-)
-
-
-@dataclass(frozen=True)
-class VmConfig:
-    """A guest to run. `disks` are attached read-only from the start, `spare_ports` more can be hot-plugged.
-
-    Credentials go through SMBIOS, or through fw_cfg for a machine that has none; there, names of at most 28 characters.
-    """
-
-    kernel: Path
-    initrd: Path
-    root_disk: Path
-    append: str = GUEST_APPEND
-    memory_mib: int = 1024
-    cores: int = 2
-    disks: tuple[Path, ...] = ()
-    spare_ports: int = 4
-    credentials: Mapping[str, str] = field(default_factory=dict)
-    fw_cfg_credentials: Mapping[str, str] = field(default_factory=dict)
-    console_log: Path | None = None
-    user_network: bool = False
-
-    @classmethod
-    def of_guest(cls, folder: Path) -> Self:
-        """A guest that packaging/build-guest made, with nothing attached; `dataclasses.replace` adds to it."""
-        return cls(kernel=folder / "vmlinuz", initrd=folder / "initrd", root_disk=folder / "disk.qcow2")
-
-
-@dataclass(frozen=True)
-class VmFiles:
-    """Where a machine's sockets, overlay and logs are: in one throw-away folder, but for a chosen console log."""
-
-    folder: Path
-    console_log: Path | None = None
-
-    @property
-    def qmp(self) -> Path:
-        """The socket of our monitor."""
-        return self.folder / "qmp"
-
-    @property
-    def second_qmp(self) -> Path:
-        """The socket of a monitor for other programs: each serves one client, and we stay connected to ours."""
-        return self.folder / "qmp2"
-
-    @property
-    def agent(self) -> Path:
-        """The socket at the other end of the guest agent's virtio-serial port."""
-        return self.folder / "agent"
-
-    @property
-    def control(self) -> Path:
-        """The socket at the other end of the control channel, the virtio-serial port of docker-preloader."""
-        return self.folder / "control"
-
-    @property
-    def overlay(self) -> Path:
-        """What the guest writes to its root disk."""
-        return self.folder / "root.qcow2"
-
-    @property
-    def output(self) -> Path:
-        """What QEMU itself says."""
-        return self.folder / "qemu.log"
-
-    @property
-    def console(self) -> Path:
-        """What the guest says on its serial console."""
-        return self.console_log or self.folder / "console.log"
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """How the guest's instructions are run, and which processor it sees."""
-
-    accel: str
-    cpu: str
-
-
-def kvm_works(kvm: Path, cpuinfo: Path, machine: str) -> bool:
-    """Whether KVM can run a guest here.
-
-    On x86 a /dev/kvm without vmx or svm (a nested one that emulates) opens, and then hangs at "Booting from ROM".
-    """
-    try:
-        os.close(os.open(kvm, os.O_RDWR | os.O_CLOEXEC))
-    except OSError:
-        return False
-    if machine not in {"x86_64", "i686"}:
-        return True
-    return re.search(r"^flags\b.*\b(vmx|svm)\b", cpuinfo.read_text(), re.MULTILINE) is not None
-
-
-def choose_accelerator(kvm: bool, qemu_major: int) -> Accelerator:
-    """KVM where it works, else emulation with the best processor that this QEMU emulates correctly."""
-    if kvm:
-        return Accelerator("kvm", "host")
-    # MiB of translated code. The default, 1 GiB, is never filled, so what a reboot leaves is only thrown away page by
-    # page: measured on QEMU 7.2, a reboot takes 55 s of processor time instead of 37, and QEMU 1.6 GB instead of 0.6.
-    accel = "tcg,thread=multi,tb-size=128"
-    # QEMU 7.2's TCG corrupts RFLAGS at CMPXCHG16B: kernels since about 6.6 double-fault in kmalloc.
-    return Accelerator(accel, "max" if qemu_major >= 8 else "Nehalem,-cx16")
-
-
-def find_accelerator() -> Accelerator:
-    """Probe this host."""
-    version = re.search(r"version (\d+)", run([QEMU, "--version"]))
-    works = kvm_works(Path("/dev/kvm"), Path("/proc/cpuinfo"), platform.machine())
-    return choose_accelerator(works, int(version[1]) if version else 0)
 
 
 def disk_serial(disk: Path) -> str:

@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import CommandFailed, VmError
-from preloader_agent.host import qemu
-from preloader_agent.host.guest_shell import GuestShell
-from preloader_agent.host.machine import Machine
-from preloader_agent.host.qemu import QEMU, Accelerator, VmConfig, VmFiles, choose_accelerator, kvm_works, qemu_command
-from preloader_agent.host.qmp import Monitor
 from preloader_agent.host.run import run
-from preloader_agent.host.vm import State, Vm
-from preloader_agent.host.waiting import tries
-from tests.host.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
+from preloader_agent.host.vm.accelerator import QEMU, Accelerator, choose_accelerator, find_accelerator, kvm_works
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import State, Vm
+from preloader_agent.host.vm.files import VmFiles
+from preloader_agent.host.vm.guest_shell import GuestShell
+from preloader_agent.host.vm.machine import Machine
+from preloader_agent.host.vm.qemu import qemu_command
+from preloader_agent.host.vm.qmp import Monitor
+from preloader_agent.host.vm.waiting import tries
+from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
 
 TCG = choose_accelerator(kvm=False, qemu_major=7)
 GUEST = VmConfig.of_guest(Path("/guest"))
@@ -295,7 +297,7 @@ def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
     config = dataclasses.replace(config, credentials=credentials, fw_cfg_credentials=credentials)
     files = VmFiles(folder)
     run(["qemu-img", "create", "-q", "-f", "qcow2", files.overlay, "1M"])
-    command = qemu_command(config, files, qemu.find_accelerator())
+    command = qemu_command(config, files, find_accelerator())
     start = command.index("-kernel")
     machine = Machine([*command[:start], *command[start + 6 :], "-S"], files)
     try:

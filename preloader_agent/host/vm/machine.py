@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.guest_shell import GuestShell
-from preloader_agent.host.qemu import VmFiles
-from preloader_agent.host.qmp import Monitor
 from preloader_agent.host.run import start
-from preloader_agent.host.waiting import tries
+from preloader_agent.host.vm.files import VmFiles
+from preloader_agent.host.vm.guest_shell import GuestShell
+from preloader_agent.host.vm.qmp import Monitor
+from preloader_agent.host.vm.waiting import tries
 
 START_TIMEOUT = 30.0
 POWER_OFF_TIMEOUT = 10.0

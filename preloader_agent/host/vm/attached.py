@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preloader_agent.errors import InvalidDisk, InvalidValue, VmError
-from preloader_agent.host.control import ControlChannel
 from preloader_agent.host.inspection import read_label
-from preloader_agent.host.qmp import Monitor
+from preloader_agent.host.vm.control import ControlChannel
+from preloader_agent.host.vm.qmp import Monitor
 
 UNPLUG_TIMEOUT = 60.0
 _VIRTIO_BACKEND = "/virtio-backend"  # the part of a virtio device that QEMU gives its block node to

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import AgentRefused, AgentSilent, VmError
-from preloader_agent.host.control import MAX_ANSWER, ControlChannel
-from tests.host.fake_sockets import FakePreloader
+from preloader_agent.host.vm.control import MAX_ANSWER, ControlChannel
+from tests.host.vm.fake_sockets import FakePreloader
 
 LABEL = "dpl-0123456789ab"
 

@@ -24,19 +24,14 @@ from types import TracebackType
 from typing import Self
 
 from preloader_agent.errors import AgentSilent, VmError
-from preloader_agent.host.attached import UNPLUG_TIMEOUT, release_disk
-from preloader_agent.host.machine import Machine
-from preloader_agent.host.qemu import (
-    VmConfig,
-    VmFiles,
-    cold_disk_id,
-    disk_serial,
-    find_accelerator,
-    port_names,
-    qemu_command,
-)
 from preloader_agent.host.run import run
-from preloader_agent.host.waiting import tries
+from preloader_agent.host.vm.accelerator import find_accelerator
+from preloader_agent.host.vm.attached import UNPLUG_TIMEOUT, release_disk
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.files import VmFiles
+from preloader_agent.host.vm.machine import Machine
+from preloader_agent.host.vm.qemu import cold_disk_id, disk_serial, port_names, qemu_command
+from preloader_agent.host.vm.waiting import tries
 
 BOOT_TIMEOUT = 300.0  # 20 s on an idle host under TCG; a busy one is several times slower
 COMMAND_TIMEOUT = 120.0

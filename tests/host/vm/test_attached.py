@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import InvalidDisk, InvalidValue, VmError
-from preloader_agent.host import qmp
-from preloader_agent.host.attached import AttachedDisk, find_disk, list_disks, parse_disks
 from preloader_agent.host.inspection import inspect_disk, read_label
-from preloader_agent.host.qemu import QEMU
-from preloader_agent.host.qmp import Monitor
 from preloader_agent.host.run import run, start
-from preloader_agent.host.waiting import tries
+from preloader_agent.host.vm import qmp
+from preloader_agent.host.vm.accelerator import QEMU
+from preloader_agent.host.vm.attached import AttachedDisk, find_disk, list_disks, parse_disks
+from preloader_agent.host.vm.qmp import Monitor
+from preloader_agent.host.vm.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
 from tests.host.conftest import wait_until_it_waits
-from tests.host.fake_sockets import FakePreloader
+from tests.host.vm.fake_sockets import FakePreloader
 
 needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"needs {QEMU}")
 BOUND = 20.0
