@@ -6,27 +6,14 @@ has the output's name, and a failure leaves nothing behind.
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import signal
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from preloader_agent import __version__
-from preloader_agent.errors import (
-    CommandFailed,
-    DigestMismatch,
-    InvalidDisk,
-    InvalidValue,
-    NoSpace,
-    PreloaderError,
-    ToolError,
-)
+from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, ToolError
 from preloader_agent.host.ext4.blockfile import BlockFile
 from preloader_agent.host.ext4.writer import write_filesystem
 from preloader_agent.host.formats import read_images
@@ -35,6 +22,7 @@ from preloader_agent.host.inputs import open_input
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.node import Extent
 from preloader_agent.host.progress import Meter, Progress
+from preloader_agent.host.publishing import publish, stage_beside
 from preloader_agent.host.run import find_tool, run
 from preloader_agent.host.selection import NewName, select_images
 from preloader_agent.host.skopeo import Skopeo
@@ -43,10 +31,8 @@ from preloader_agent.host.storetree import make_store
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
 from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, check_index, content_digest
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What qemu-img is told; a disk is read in clusters of 64 KiB, so that is what is compressed at once.
 _COMPRESSION = {None: [], "zstd": ["-c", "-o", "compression_type=zstd"]}
-_FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
 
 
 @dataclass(frozen=True)
@@ -87,7 +73,7 @@ def build_disk(
     _check_output(output, arguments)
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:
-        folder = stack.enter_context(_staging(output))
+        folder = stack.enter_context(stage_beside(output))
         meter = Meter(progress, "reading layers")
         stager = stack.enter_context(Stager(folder / "content", meter.advance))
         skopeo = Skopeo(folder, say, options.is_tls_verified)
@@ -104,7 +90,7 @@ def build_disk(
         raw, finished = _write_raw(index, images, placed, stager.blocks), folder / "disk.qcow2"
         progress("converting to qcow2", 0, 0)
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *_COMPRESSION[options.compression], raw, finished])
-        _publish(finished, output)
+        publish(finished, output, 0o444)
     return Built(index, is_new=True)
 
 
@@ -183,32 +169,3 @@ def _is_same(path: Path, output: Path) -> bool:
     with suppress(OSError):  # one of them is not there, or cannot be looked at: whoever opens it says so
         return path.samefile(output)
     return False
-
-
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    """A folder beside the output, on the same file system, for what is not finished."""
-    try:
-        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-            try:
-                yield Path(folder)
-            except CommandFailed as err:
-                is_limited = err.status == -signal.SIGXFSZ or os.strerror(errno.EFBIG) in err.output
-                if is_limited or shutil.disk_usage(folder).free < _FULL_BYTES:
-                    raise NoSpace(output) from err
-                raise
-    except OSError as err:
-        if err.errno in _FULL:
-            raise NoSpace(output) from err
-        raise PreloaderError(f"{output}: cannot be written: {err.strerror or err}") from err
-
-
-def _publish(finished: Path, output: Path) -> None:
-    """Give a finished disk its name: read-only, on stable storage, in one step."""
-    finished.chmod(finished.stat().st_mode & 0o444)  # what the umask allows, but for writing
-    descriptor = os.open(finished, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    finished.replace(output)

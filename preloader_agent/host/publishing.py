@@ -1,0 +1,49 @@
+"""Files that appear when they are complete: made in a folder beside their place, and given their name in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from preloader_agent.errors import CommandFailed, NoSpace, PreloaderError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
+
+
+@contextmanager
+def stage_beside(output: Path) -> Iterator[Path]:
+    """A folder beside the output, on the same file system, for what is not finished; gone with the block.
+
+    Raises NoSpace for a full file system, and PreloaderError for all else that keeps files from being written there.
+    """
+    try:
+        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+            try:
+                yield Path(folder)
+            except CommandFailed as err:
+                is_limited = err.status == -signal.SIGXFSZ or os.strerror(errno.EFBIG) in err.output
+                if is_limited or shutil.disk_usage(folder).free < _FULL_BYTES:
+                    raise NoSpace(output) from err
+                raise
+    except OSError as err:
+        if err.errno in _FULL:
+            raise NoSpace(output) from err
+        raise PreloaderError(f"{output}: cannot be written: {err.strerror or err}") from err
+
+
+def publish(finished: Path, output: Path, mode: int) -> None:
+    """Give a finished file its name, on stable storage, in one step; `mode` is limited by the umask."""
+    finished.chmod(finished.stat().st_mode & mode)
+    descriptor = os.open(finished, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    finished.replace(output)
