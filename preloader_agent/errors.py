@@ -4,10 +4,12 @@
     |-- InputError             what the user gave is wrong: exit code 2
     |   |-- InvalidArchive     an image archive that cannot be turned into layers
     |   |-- InvalidDisk        a disk, or the index on it, that is not what it claims to be
+    |   |-- InvalidGuest       a root tree, or a disk image of one, that the agent cannot be put into
     |   |-- InvalidValue       a digest, link or reference that is not well formed
     |   `-- DigestMismatch     content whose SHA-256 is not the one that names it
     |-- ToolError              another program failed: exit code 1
     |   |-- ToolMissing        it is not installed
+    |   |-- WheelMissing       pip has none of a Python package for a guest
     |   `-- CommandFailed      it ran and reported a failure
     |-- NoSpace                there is no room for the disk
     |-- MountError             mount(2) or umount(2) failed
@@ -67,6 +69,18 @@ class InvalidDisk(InputError):
         return f"{self.disk}: {self.problem}"
 
 
+class InvalidGuest(InputError):
+    """A root tree, or a disk image of one, that the agent cannot be put into."""
+
+    def __init__(self, guest: object, problem: str) -> None:
+        super().__init__(guest, problem)
+        self.guest = str(guest)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.guest}: {self.problem}"
+
+
 class InvalidValue(InputError):
     """A digest, link or reference that is not well formed."""
 
@@ -109,6 +123,22 @@ class ToolMissing(ToolError):
 
     def __str__(self) -> str:
         return f"{self.tool} is not installed: {self.hint}"
+
+
+class WheelMissing(ToolError):
+    """pip has no wheel of a Python package that a guest lacks."""
+
+    def __init__(self, package: str, python: str, reason: str) -> None:
+        super().__init__(package, python, reason)
+        self.package = package
+        self.python = python
+        self.reason = reason
+
+    def __str__(self) -> str:
+        remedy = f"install python3-{self.package} in the guest first, or give a folder with a wheel (--wheels)"
+        return (
+            f"the guest lacks {self.package}, and pip has no wheel for {self.python}: {remedy}\n{self.reason}".strip()
+        )
 
 
 class CommandFailed(ToolError):

@@ -1,0 +1,82 @@
+"""A root tree in a folder of the host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from preloader_agent.errors import InvalidGuest, PreloaderError
+from preloader_agent.host.guests.agentfiles import File
+from preloader_agent.host.guests.plan import Plan
+
+
+class FolderTree:
+    """See RootTree."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = str(root)
+        self._root = root
+        if not root.is_dir():
+            raise InvalidGuest(root, "is no folder: expected the root of a guest's file system")
+
+    def has(self, path: str) -> bool:
+        """See RootTree."""
+        return os.path.lexists(self._root / path)
+
+    def target(self, path: str) -> str | None:
+        """See RootTree."""
+        full = self._root / path
+        return os.readlink(full) if full.is_symlink() else None
+
+    def names(self, path: str) -> Collection[str] | None:
+        """See RootTree."""
+        full = self._root / path
+        return os.listdir(full) if full.is_dir() and not full.is_symlink() else None
+
+    def head(self, path: str, size: int) -> bytes | None:
+        """See RootTree."""
+        full = self._root / path
+        if not full.is_file() or full.is_symlink():
+            return None
+        with full.open("rb") as file:
+            return file.read(size)
+
+
+def apply_to_folder(root: Path, plan: Plan) -> None:
+    """Carry out a plan. Everything is written before anything is taken away, so a full disk changes nothing."""
+    (root / "usr/lib").mkdir(parents=True, exist_ok=True)
+    with _as_message(root), TemporaryDirectory(prefix=".docker-preloader.", dir=root / "usr/lib") as folder:
+        files = [entry for entry in plan.entries if isinstance(entry, File)]
+        staged = {file.path: _write_file(Path(folder, str(number)), file) for number, file in enumerate(files)}
+        for path in plan.removed:
+            (root / path).rmdir() if path in plan.removed_folders else (root / path).unlink()
+        for path in plan.folders:
+            _make_folder(root / path)
+        for entry in plan.entries:
+            if isinstance(entry, File):
+                staged[entry.path].rename(root / entry.path)
+            else:
+                (root / entry.path).symlink_to(entry.target)
+
+
+def _write_file(path: Path, file: File) -> Path:
+    path.write_bytes(file.content)
+    path.chmod(file.mode)  # whatever the umask
+    return path
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o755)
+
+
+@contextmanager
+def _as_message(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        hint = ": run it as who owns the tree, mostly root" if isinstance(err, PermissionError) else ""
+        raise PreloaderError(f"{err.filename or root}: cannot be written: {err.strerror}{hint}") from err
