@@ -6,6 +6,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+from preloader_agent.host.diskimage import as_raw
 from preloader_agent.host.run import run
 
 MINOR = 99  # of the guests' Python: none that the host has
@@ -68,4 +69,22 @@ def unpack(tar: Path, folder: Path) -> Path:
     """The tree in a tar file."""
     folder.mkdir()
     run(["tar", "--extract", "--file", tar, "--no-same-owner", "--directory", folder])
+    return folder
+
+
+def make_filesystem(root: Path, *options: str, size: str = "16M") -> Path:
+    """A raw image with a tree on an ext4 file system, beside it; `options` of mke2fs's."""
+    raw = root.with_suffix(".raw")
+    run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, *options, raw, size])
+    return raw
+
+
+def dump_filesystem(image: Path, folder: Path, start: int = 0) -> Path:
+    """The tree in a raw or qcow2 image, whose file system begins at a byte and must be sound."""
+    folder.mkdir()
+    with as_raw(image) as raw:
+        device = f"{raw}?offset={start}"
+        run(["e2fsck", "-fn", device])
+        run(["debugfs", "-R", f"rdump / {folder}", device])
+    (folder / "lost+found").rmdir()
     return folder

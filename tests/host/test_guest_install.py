@@ -16,8 +16,19 @@ from typing import Protocol
 import pytest
 
 from preloader_agent.errors import InvalidGuest, PreloaderError, WheelMissing
-from preloader_agent.host.guests.install import Installed, install_into_folder, install_into_tar
-from tests.host.guesttrees import S390X, SITE, elf_header, make_guest, make_wheel, pack, unpack, write
+from preloader_agent.host.guests.install import Installed, install_into_folder, install_into_image, install_into_tar
+from tests.host.guesttrees import (
+    S390X,
+    SITE,
+    dump_filesystem,
+    elf_header,
+    make_filesystem,
+    make_guest,
+    make_wheel,
+    pack,
+    unpack,
+    write,
+)
 from tests.tree import Node, Tree, describe_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,7 +53,13 @@ def into_tar(root: Path, wheels: Path | None = None) -> tuple[Installed, Path]:
     return installed, unpack(tar, root.with_name(f"{root.name}-of-tar"))
 
 
-@pytest.fixture(params=[into_folder, into_tar])
+def into_image(root: Path, wheels: Path | None = None) -> tuple[Installed, Path]:
+    image = make_filesystem(root)
+    installed = install_into_image(image, wheels)
+    return installed, dump_filesystem(image, root.with_name(f"{root.name}-of-image"))
+
+
+@pytest.fixture(params=[into_folder, into_tar, into_image])
 def install(request: pytest.FixtureRequest) -> Install:
     function: Install = request.param
     return function

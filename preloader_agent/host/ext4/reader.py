@@ -133,6 +133,10 @@ class Ext4:
             self._directories[number] = dict(entry for piece in self.pieces(inode) for entry in self._entries(piece))
         return self._directories[number]
 
+    def is_folder(self, number: int) -> bool:
+        """Whether an inode is a directory."""
+        return self.inode(number).type == DIR
+
     def target(self, inode: Inode) -> bytes:
         """What a symlink holds."""
         if inode.size > (_MAX_TARGET if inode.has_extents else len(inode.block)):

@@ -12,6 +12,8 @@ from preloader_agent.host.guests.agentfiles import Entry, list_agent_files
 from preloader_agent.host.guests.bytecode import compile_modules
 from preloader_agent.host.guests.folderroot import FolderTree, apply_to_folder
 from preloader_agent.host.guests.guestpython import GuestPython, check_system, find_lacking, find_python
+from preloader_agent.host.guests.imageedit import edit_image
+from preloader_agent.host.guests.imageroot import apply_to_image
 from preloader_agent.host.guests.plan import Plan, plan_install
 from preloader_agent.host.guests.roottree import RootTree
 from preloader_agent.host.guests.tarroot import TarTree, apply_to_tar
@@ -43,6 +45,17 @@ def install_into_tar(tar: Path, wheels: Path | None = None) -> Installed:
     with TarTree(tar) as tree:
         installed, plan = _prepare(tree, wheels)
         apply_to_tar(tree, plan)
+    return installed
+
+
+def install_into_image(image: Path, wheels: Path | None = None) -> Installed:
+    """Put the agent into a disk image, qcow2 or raw, whose root is ext4; it is replaced when it is complete.
+
+    As `install_into_folder`, and InvalidGuest for an image that is in use, was not shut down, or is not ext4.
+    """
+    with edit_image(image) as (tree, folder):
+        installed, plan = _prepare(tree, wheels)
+        apply_to_image(tree, plan, folder)
     return installed
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import stat
 import tarfile
 import time
 from collections.abc import Collection, Iterator
@@ -19,7 +18,7 @@ from typing import BinaryIO
 from preloader_agent.errors import InvalidGuest
 from preloader_agent.host.guests.agentfiles import File, Symlink
 from preloader_agent.host.guests.plan import Plan
-from preloader_agent.host.publishing import publish, stage_beside
+from preloader_agent.host.publishing import replace_file, stage_beside
 
 _EXPECTED = "expected an uncompressed tar file of a guest's root tree"
 
@@ -114,8 +113,7 @@ def apply_to_tar(tree: TarTree, plan: Plan) -> None:
                 else:
                     _write_file(new, entry, now)
             new.write(bytes(tarfile.RECORDSIZE - new.tell() % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
-        finished.chmod(stat.S_IMODE(tree.path.stat().st_mode))
-        publish(finished, tree.path, 0o7777)
+        replace_file(finished, tree.path)
 
 
 def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int) -> None:
