@@ -131,7 +131,7 @@ def test_a_reboot_gives_the_same_and_the_removed_image_back(vm: Vm) -> None:
 def test_a_disk_that_is_pulled_without_asking_takes_its_images_along_and_nothing_else(
     vm: Vm, disks: tuple[Path, Path]
 ) -> None:
-    vm.unplug("disk1")
+    vm.unplug(disks[1].stem)
     vm.wait_until_succeeds("docker-preloader status | grep -q unplugged")
     assert "was unplugged" in status_of(vm)["problems"][0]
     vm.succeed("systemctl restart docker")

@@ -187,7 +187,7 @@ def test_a_disk_that_is_not_there_cannot_be_released(vm: Vm) -> None:
 def test_a_disk_stays_while_a_stopped_container_uses_it(vm: Vm, disks: tuple[Path, Path]) -> None:
     vm.succeed("docker run --name keeper --network none app:1 /bin/busybox true")
     with pytest.raises(AgentRefused, match="keeper") as refused:
-        vm.detach("disk0")
+        vm.detach(disks[0].stem)
     assert refused.value.containers == ("keeper",)
     assert states_of(vm) == {disks[0].stem: "adopted"}
     assert vm.succeed("docker start --attach keeper && echo started").strip() == "started"
@@ -197,7 +197,7 @@ def test_a_detached_disk_takes_its_images_along_and_nothing_else(vm: Vm, disks: 
     vm.attach(disks[1])
     wait_adopted(vm, disks[1])
     vm.succeed("docker rm keeper")
-    vm.detach("disk0")
+    vm.detach(disks[0].stem)
     assert images_of(vm) == ids_of(disks[1])
     assert vm.succeed(f"{RUN} {edge_image().image_id} /bin/busybox echo shared layer").strip() == "shared layer"
     vm.wait_until_succeeds(f"! docker-preloader status | grep {disks[0].stem}")
@@ -218,7 +218,7 @@ def test_the_command_detaches_from_a_machine_that_somebody_else_drives(vm: Vm, d
     assert "keeper" in refused
     assert ids_of(disks[1]) <= images_of(vm)
     vm.succeed("docker rm keeper")
-    assert detach(vm, disks[1].stem) == f"disk1 ({disks[1]}): detached\n"
+    assert detach(vm, disks[1].stem) == f"{disks[1].stem} ({disks[1]}): detached\n"
     assert images_of(vm) == ids_of(disks[0])
     run(["qemu-io", "-f", "qcow2", "-c", "flush", disks[1]])  # which opens it for writing: nobody else has it open
 

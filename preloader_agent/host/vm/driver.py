@@ -28,9 +28,10 @@ from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import find_accelerator
 from preloader_agent.host.vm.attached import UNPLUG_TIMEOUT, release_disk
 from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.diskfile import read_disk_file, read_disk_files
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.machine import Machine
-from preloader_agent.host.vm.qemu import cold_disk_id, disk_serial, port_names, qemu_command
+from preloader_agent.host.vm.qemu import port_names, qemu_command
 from preloader_agent.host.vm.waiting import tries
 
 BOOT_TIMEOUT = 300.0  # 20 s on an idle host under TCG; a busy one is several times slower
@@ -69,7 +70,6 @@ class Vm:
         self._machine: Machine | None = None
         self._ports: dict[str, str] = {}
         self._disks: dict[str, Path] = {}
-        self._attached = 0
 
     @property
     def files(self) -> VmFiles:
@@ -101,11 +101,11 @@ class Vm:
         if not self._files.overlay.exists():
             root = self.config.root_disk.absolute()
             run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", root, self._files.overlay])
-        self._disks = {cold_disk_id(number): disk for number, disk in enumerate(self.config.disks)}
+        disks = read_disk_files(self.config.disks)
+        self._disks = {disk.name: disk.path for disk in disks}
         self._ports = dict(zip(self._disks, port_names(self.config), strict=False))
-        self._attached = len(self.config.disks)
         with self._told():
-            self._machine = Machine(qemu_command(self.config, self._files, find_accelerator()), self._files)
+            self._machine = Machine(qemu_command(self.config, disks, self._files, find_accelerator()), self._files)
         self._enter(State.RUNNING)
 
     def wait_booted(self, timeout: float = BOOT_TIMEOUT) -> None:
@@ -156,18 +156,17 @@ class Vm:
         raise self._problem(f"{command}: has not succeeded in {timeout:g} s: {output.strip() or 'no output'}")
 
     def attach(self, disk: Path) -> str:
-        """Hot-plug a qcow2 file, read-only; the id of the new device. The guest sees the file's name as its serial."""
+        """Hot-plug a disk, read-only. The id of the new device, also its serial in the guest, is the disk's label."""
         free = [port for port in port_names(self.config) if port not in self._ports.values()]
         if not free:
             raise VmError(f"cannot attach {disk}: all {len(self._ports)} ports are taken, see VmConfig.spare_ports")
-        device = cold_disk_id(self._attached)  # a number is never used twice: a late event cannot be mistaken
-        self._attached += 1
+        file = read_disk_file(disk)
         with self._told():
-            self._running.monitor.attach_disk(device, disk, free[0], disk_serial(disk))
-        self._ports[device] = free[0]
-        self._disks[device] = disk
-        log.info("attached %s as %s on %s", disk, device, free[0])
-        return device
+            self._running.monitor.attach_disk(file, free[0])
+        self._ports[file.name] = free[0]
+        self._disks[file.name] = file.path
+        log.info("attached %s as %s on %s", disk, file.name, free[0])
+        return file.name
 
     def detach(self, device: str, *, force: bool = False, timeout: float = UNPLUG_TIMEOUT) -> None:
         """Hot-unplug a disk after the guest's agent has let go of it; `timeout` bounds what follows that.

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from preloader_agent.host.vm.accelerator import QEMU, Accelerator
 from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.diskfile import DiskFile
 from preloader_agent.host.vm.files import VmFiles
 
-SERIAL_LENGTH = 20  # what the guest sees of a virtio-blk serial number
 PORTS_PER_SLOT = 8  # functions of one PCI slot
 CONTROL_PORT = "org.docker-preloader.0"  # the virtio-serial port on which the guest's agent listens
 FIRST_PORT_SLOT = 0x10  # below are the machine's own devices
 
 
-def disk_serial(disk: Path) -> str:
-    """What tells a disk from others in the guest: its file's name, which is the label that the builder gave it."""
-    return disk.stem[:SERIAL_LENGTH]
-
-
-def read_only_node(name: str, disk: Path) -> dict[str, object]:
-    """A qcow2 block node. Read-only nodes of one file are shared by any number of machines, and lock writers out."""
+def read_only_node(file: DiskFile) -> dict[str, object]:
+    """A disk's block node. Read-only nodes of one file are shared by any number of machines, and lock writers out."""
     return {
-        "driver": "qcow2",
-        "node-name": name,
+        "driver": file.format,
+        "node-name": node_name(file.name),
         "read-only": True,
-        "file": {"driver": "file", "filename": str(disk.absolute())},
+        "file": {"driver": "file", "filename": str(file.path)},
     }
 
 
-def disk_device(device: str, node: str, port: str, serial: str) -> dict[str, object]:
-    """A virtio-blk disk on a root port.
+def node_name(device: str) -> str:
+    """The block node of a device."""
+    return f"{device}-node"
+
+
+def disk_device(device: str, port: str) -> dict[str, object]:
+    """A virtio-blk disk on a root port; the guest sees its id as its serial.
 
     The explicit address matters: without it a second device on the same port is accepted, and no guest ever sees it.
     """
-    return {"driver": "virtio-blk-pci", "id": device, "drive": node, "bus": port, "addr": "0x0", "serial": serial}
+    place = {"bus": port, "addr": "0x0"}
+    return {"driver": "virtio-blk-pci", "id": device, "drive": node_name(device), **place, "serial": device}
 
 
 def port_names(config: VmConfig) -> list[str]:
@@ -45,13 +46,8 @@ def port_names(config: VmConfig) -> list[str]:
     return [f"port{number}" for number in range(len(config.disks) + config.spare_ports)]
 
 
-def cold_disk_id(number: int) -> str:
-    """The device id of the `number`th disk of the configuration."""
-    return f"disk{number}"
-
-
-def qemu_command(config: VmConfig, files: VmFiles, accelerator: Accelerator) -> list[str]:
-    """The whole command line."""
+def qemu_command(config: VmConfig, disks: Sequence[DiskFile], files: VmFiles, accelerator: Accelerator) -> list[str]:
+    """The whole command line; `disks` are those of the configuration, looked at."""
     return [
         *(QEMU, "-no-user-config", "-nodefaults", "-display", "none"),
         # What no guest of ours uses costs it drivers to load: AHCI alone brings libata and scsi_mod.
@@ -68,7 +64,7 @@ def qemu_command(config: VmConfig, files: VmFiles, accelerator: Accelerator) -> 
         *_socket("control", files.control, "-device", f"virtserialport,chardev=control,name={CONTROL_PORT}"),
         *_network(config),
         *_ports(config),
-        *_cold_disks(config),
+        *_cold_disks(config, disks),
         *(word for name, value in config.credentials.items() for word in ("-smbios", _credential(name, value))),
         *(word for name, value in config.fw_cfg_credentials.items() for word in ("-fw_cfg", _fw_cfg(name, value))),
     ]
@@ -113,13 +109,11 @@ def _ports(config: VmConfig) -> list[str]:
     return words
 
 
-def _cold_disks(config: VmConfig) -> list[str]:
+def _cold_disks(config: VmConfig, disks: Sequence[DiskFile]) -> list[str]:
     words = []
-    for number, (disk, port) in enumerate(zip(config.disks, port_names(config), strict=False)):
-        device = cold_disk_id(number)
-        node = f"{device}-node"
-        words += ["-blockdev", json.dumps(read_only_node(node, disk))]
-        words += ["-device", _options(disk_device(device, node, port, disk_serial(disk)))]
+    for disk, port in zip(disks, port_names(config), strict=False):
+        words += ["-blockdev", json.dumps(read_only_node(disk))]
+        words += ["-device", _options(disk_device(disk.name, port))]
     return words
 
 

@@ -15,7 +15,8 @@ from typing import TypeVar
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.vm.qemu import disk_device, read_only_node
+from preloader_agent.host.vm.diskfile import DiskFile
+from preloader_agent.host.vm.qemu import disk_device, node_name, read_only_node
 from preloader_agent.host.vm.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
@@ -66,21 +67,20 @@ class Monitor:
         """Wait for the next event of a listener."""
         return self._run(listener.get(), timeout, what)
 
-    def attach_disk(self, device: str, disk: Path, port: str, serial: str) -> None:
-        """Plug a qcow2 file, read-only, into a free root port. After a failure the machine is as it was."""
-        node = f"{device}-node"
-        self.execute("blockdev-add", read_only_node(node, disk))
+    def attach_disk(self, disk: DiskFile, port: str) -> None:
+        """Plug a disk, read-only, into a free root port. After a failure the machine is as it was."""
+        self.execute("blockdev-add", read_only_node(disk))
         try:
-            self.execute("device_add", disk_device(device, node, port, serial))
+            self.execute("device_add", disk_device(disk.name, port))
         except VmError:
             with suppress(VmError):  # the first failure is the one to report
-                self.execute("blockdev-del", {"node-name": node})
+                self.execute("blockdev-del", {"node-name": node_name(disk.name)})
             raise
 
     def detach_disk(self, device: str, timeout: float) -> None:
         """Unplug a disk that was attached here and close its file."""
         self.unplug(device, timeout)
-        self.execute("blockdev-del", {"node-name": f"{device}-node"})
+        self.execute("blockdev-del", {"node-name": node_name(device)})
 
     def unplug(self, device: str, timeout: float) -> None:
         """Unplug a device, an id or a QOM path. The guest has to let go of it: it cannot refuse, but it can be slow.

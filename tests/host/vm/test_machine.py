@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import CommandFailed, VmError
+from preloader_agent.errors import CommandFailed, InvalidDisk, InvalidValue, VmError
+from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import QEMU, Accelerator, choose_accelerator, find_accelerator, kvm_works
 from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.diskfile import DiskFile, device_id, read_disk_file, read_disk_files
 from preloader_agent.host.vm.driver import State, Vm
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.guest_shell import GuestShell
@@ -24,7 +26,9 @@ from preloader_agent.host.vm.machine import Machine
 from preloader_agent.host.vm.qemu import qemu_command
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
+from tests.host.conftest import convert_to_raw
 from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
+from tests.images import Layout
 
 TCG = choose_accelerator(kvm=False, qemu_major=7)
 GUEST = VmConfig.of_guest(Path("/guest"))
@@ -80,7 +84,7 @@ def test_accelerator() -> None:
 
 
 def test_command_has_what_every_guest_needs() -> None:
-    command = qemu_command(GUEST, VmFiles(Path("/run/vm")), TCG)
+    command = qemu_command(GUEST, (), VmFiles(Path("/run/vm")), TCG)
     assert values_of(command, "-kernel") == ["/guest/vmlinuz"]
     assert values_of(command, "-accel") == ["tcg,thread=multi,tb-size=128"]
     assert values_of(command, "-serial") == ["file:/run/vm/console.log"]
@@ -92,7 +96,7 @@ def test_command_has_what_every_guest_needs() -> None:
 
 
 def test_every_guest_has_both_channels_and_a_monitor_for_others() -> None:
-    command = qemu_command(GUEST, VmFiles(Path("/run/a,b")), TCG)
+    command = qemu_command(GUEST, (), VmFiles(Path("/run/a,b")), TCG)
     sockets = [
         f"socket,id={name},path=/run/a,,b/{name},server=on,wait=off" for name in ("qmp", "qmp2", "agent", "control")
     ]
@@ -106,28 +110,59 @@ def test_every_guest_has_both_channels_and_a_monitor_for_others() -> None:
 
 
 def test_command_has_a_network_only_when_asked() -> None:
-    command = qemu_command(dataclasses.replace(GUEST, user_network=True), VmFiles(Path("/run/vm")), TCG)
+    command = qemu_command(dataclasses.replace(GUEST, user_network=True), (), VmFiles(Path("/run/vm")), TCG)
     assert values_of(command, "-netdev") == ["user,id=net"]
 
 
 def test_cold_disks_are_read_only_and_have_ports_of_their_own() -> None:
-    disks = (Path("/disks/dpl-a,b.qcow2"), Path("/disks/dpl-a-name-that-is-too-long.qcow2"))
-    config = dataclasses.replace(GUEST, disks=disks, spare_ports=7)
-    command = qemu_command(config, VmFiles(Path("/run/vm")), TCG)
+    disks = (DiskFile(Path("/disks/a,b.qcow2"), "dpl-a", "qcow2"), DiskFile(Path("/disks/b.raw"), "dpl-b", "raw"))
+    config = dataclasses.replace(GUEST, disks=tuple(disk.path for disk in disks), spare_ports=7)
+    command = qemu_command(config, disks, VmFiles(Path("/run/vm")), TCG)
     nodes = [json.loads(node) for node in values_of(command, "-blockdev")[1:]]
-    devices = [device for device in values_of(command, "-device") if "drive=disk" in device]
+    devices = [device for device in values_of(command, "-device") if "drive=dpl-" in device]
     ports = [device for device in values_of(command, "-device") if device.startswith("pcie-root-port")]
     assert [node["read-only"] for node in nodes] == [True, True]
-    assert nodes[0]["file"]["filename"] == "/disks/dpl-a,b.qcow2"
-    assert devices[0] == "virtio-blk-pci,id=disk0,drive=disk0-node,bus=port0,addr=0x0,serial=dpl-a,,b"
-    assert devices[1].endswith("bus=port1,addr=0x0,serial=dpl-a-name-that-is-t")
+    assert [node["driver"] for node in nodes] == ["qcow2", "raw"]
+    assert nodes[0]["file"]["filename"] == "/disks/a,b.qcow2"
+    assert devices[0] == "virtio-blk-pci,id=dpl-a,drive=dpl-a-node,bus=port0,addr=0x0,serial=dpl-a"
+    assert devices[1].endswith("bus=port1,addr=0x0,serial=dpl-b")
     assert ports[0] == "pcie-root-port,id=port0,chassis=1,addr=0x10.0x0,multifunction=on"
     assert ports[8] == "pcie-root-port,id=port8,chassis=9,addr=0x11.0x0,multifunction=on"
 
 
+def test_a_disk_is_named_by_its_label_whatever_its_file_is_called(disks: dict[Layout, Path], tmp_path: Path) -> None:
+    label = inspect_disk(disks["old"]).label
+    link = tmp_path / "any name.qcow2"
+    link.symlink_to(disks["old"])
+    assert read_disk_files([link]) == (DiskFile(link, label, "qcow2"),)
+    assert read_disk_file(convert_to_raw(disks["oci"]))[1:] == (label, "raw")
+    with pytest.raises(InvalidValue, match=f"another one than {link}: both are {label}"):
+        read_disk_files([link, disks["old"]])
+
+
+def test_a_disk_that_is_none_of_ours_is_named_by_its_file(disk: Path) -> None:
+    assert read_disk_file(disk) == DiskFile(disk, disk.stem, "qcow2")
+    with pytest.raises(InvalidDisk, match=r"none\.qcow2: cannot be read: No such file"):
+        read_disk_file(disk.with_name("none.qcow2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dpl-0123456789ab", "dpl-0123456789ab"),
+        ("a b,c=d/é", "a_b_c_d__"),
+        ("0123", "disk-0123"),
+        ("", "disk-"),
+        ("a-name-that-is-too-long", "a-name-that-is-too-l"),
+    ],
+)
+def test_an_id_is_one_that_qemu_takes(name: str, expected: str) -> None:
+    assert device_id(name) == expected
+
+
 def test_credentials_survive_qemus_own_syntax() -> None:
     config = dataclasses.replace(GUEST, credentials={"plain": "a,b c", "lines": "a\nb", "accent": "é"})
-    assert values_of(qemu_command(config, VmFiles(Path("/run/vm")), TCG), "-smbios") == [
+    assert values_of(qemu_command(config, (), VmFiles(Path("/run/vm")), TCG), "-smbios") == [
         "type=11,value=io.systemd.credential:plain=a,,b c",
         "type=11,value=io.systemd.credential.binary:lines=YQpi",
         "type=11,value=io.systemd.credential.binary:accent=w6k=",
@@ -136,7 +171,7 @@ def test_credentials_survive_qemus_own_syntax() -> None:
 
 def test_credentials_through_fw_cfg() -> None:
     config = dataclasses.replace(GUEST, fw_cfg_credentials={"plain": "a,b c", "lines": "a\nb"})
-    command = qemu_command(config, VmFiles(Path("/run/vm")), TCG)
+    command = qemu_command(config, (), VmFiles(Path("/run/vm")), TCG)
     assert values_of(command, "-fw_cfg") == [
         "name=opt/io.systemd.credentials/plain,string=a,,b c",
         "name=opt/io.systemd.credentials/lines,string=a\nb",
@@ -171,7 +206,7 @@ def monitor_of(fake: FakeMonitor) -> Iterator[Monitor]:
 def test_attach_is_undone_when_the_device_is_refused(folder: Path) -> None:
     fake = FakeMonitor(folder, {"device_add": "PCI: slot 0 function 0 not available", "blockdev-del": "no such node"})
     with monitor_of(fake) as monitor, pytest.raises(VmError, match="QMP device_add: PCI: slot 0"):
-        monitor.attach_disk("disk7", Path("/d.qcow2"), "port0", "d")
+        monitor.attach_disk(DiskFile(Path("/d.qcow2"), "disk7", "qcow2"), "port0")
     assert [command for command, _ in fake.asked] == ["blockdev-add", "device_add", "blockdev-del"]
     assert fake.asked[0][1]["read-only"] is True
     assert fake.asked[1][1]["addr"] == "0x0"
@@ -181,7 +216,7 @@ def test_attach_is_undone_when_the_device_is_refused(folder: Path) -> None:
 def test_attach_has_nothing_to_undo_when_the_file_is_refused(folder: Path) -> None:
     fake = FakeMonitor(folder, {"blockdev-add": "Could not open '/d.qcow2'"})
     with monitor_of(fake) as monitor, pytest.raises(VmError, match="Could not open"):
-        monitor.attach_disk("disk7", Path("/d.qcow2"), "port0", "d")
+        monitor.attach_disk(DiskFile(Path("/d.qcow2"), "disk7", "qcow2"), "port0")
     assert [command for command, _ in fake.asked] == ["blockdev-add"]
 
 
@@ -297,7 +332,7 @@ def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
     config = dataclasses.replace(config, credentials=credentials, fw_cfg_credentials=credentials)
     files = VmFiles(folder)
     run(["qemu-img", "create", "-q", "-f", "qcow2", files.overlay, "1M"])
-    command = qemu_command(config, files, find_accelerator())
+    command = qemu_command(config, read_disk_files(disks), files, find_accelerator())
     start = command.index("-kernel")
     machine = Machine([*command[:start], *command[start + 6 :], "-S"], files)
     try:
@@ -310,17 +345,18 @@ def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
 @needs_qemu
 def test_qemu_takes_the_command_line_and_the_disks(folder: Path, disk: Path) -> None:
     with stopped_machine(folder, disk) as machine:
-        machine.monitor.attach_disk("disk1", disk, "port1", "again")
+        again = read_disk_file(disk)._replace(name="again")
+        machine.monitor.attach_disk(again, "port1")
         with pytest.raises(VmError, match="slot 0 function 0"):
-            machine.monitor.attach_disk("disk2", disk, "port1", "too many")
+            machine.monitor.attach_disk(again._replace(name="many"), "port1")
         with pytest.raises(VmError, match="Could not open"):
-            machine.monitor.attach_disk("disk2", disk.with_name("none"), "port1", "none")
+            machine.monitor.attach_disk(again._replace(name="none", path=disk.with_name("none")), "port1")
         nodes = machine.monitor.execute("query-named-block-nodes")
         assert isinstance(nodes, list)
         assert {node["node-name"]: node["ro"] for node in nodes if not node["node-name"].startswith("#")} == {
             "root": False,
-            "disk0-node": True,
-            "disk1-node": True,
+            "dpl-0123456789ab-node": True,
+            "again-node": True,
         }
 
 
