@@ -110,21 +110,25 @@ def as_raw(path: Path) -> Iterator[Path]:
     if not is_qcow2(path):
         yield path.absolute()
         return
-    has_folder = "TMPDIR" in os.environ or not _LARGE_FILES.is_dir()
-    with TemporaryDirectory(prefix="preloader-", dir=None if has_folder else _LARGE_FILES) as folder:
+    with TemporaryDirectory(prefix="preloader-", dir=large_files_folder()) as folder:
         raw = Path(folder, "disk.raw")
         run(["qemu-img", "convert", "-W", "-f", "qcow2", "-O", "raw", path.absolute(), raw])
         yield raw
 
 
-def is_qcow2(path: Path) -> bool:
-    """Whether an image is qcow2, not raw. Raises InvalidDisk when it cannot be read, or reads other files."""
+def large_files_folder() -> Path | None:
+    """Where temporary files of the size of a disk belong; None where tempfile's own choice is as good."""
+    return None if "TMPDIR" in os.environ or not _LARGE_FILES.is_dir() else _LARGE_FILES
+
+
+def is_qcow2(path: Path, *, may_have_others: bool = False) -> bool:
+    """Whether an image is qcow2, not raw. Raises InvalidDisk when it cannot be read, or has others and may not."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_SIZE)
     except OSError as err:
         raise InvalidDisk(path, f"cannot be read: {err.strerror}") from err
-    if header.startswith(_QCOW_MAGIC):
+    if header.startswith(_QCOW_MAGIC) and not may_have_others:
         _refuse_other_files(path, header)
     return header.startswith(_QCOW_MAGIC)
 

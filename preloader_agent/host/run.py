@@ -127,8 +127,28 @@ def stream_output(argv: Sequence[str | Path]) -> Iterator[IO[bytes]]:
 
 def start(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a program that runs beside us (QEMU, dockerd); its output goes to `log`. The caller ends it."""
+    return _start(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def start_on_terminal(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program that has our standard input and output; what it says on standard error goes to `log`."""
+    return _start(argv, stderr=log)
+
+
+def start_apart(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, which Ctrl-C on our terminal does not reach. The caller ends it."""
+    return _start(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def start_guard(argv: Sequence[str | Path], *, env: Environment) -> subprocess.Popen[bytes]:
+    """Start a program like that, with a pipe from us as its standard input: its end of file is our end."""
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return _start(argv, env, stdin=subprocess.PIPE, start_new_session=True, **silent)
+
+
+def _start(argv: Sequence[str | Path], env: Environment | None = None, **options: Any) -> subprocess.Popen[bytes]:
     words = [str(word) for word in argv]
     try:
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
+        return subprocess.Popen(words, env=environment(env), **options)
     except FileNotFoundError as err:
         raise ToolMissing(words[0], "install it, or put it on PATH") from err

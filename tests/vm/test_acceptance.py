@@ -37,8 +37,7 @@ print("layers match" if found == config["rootfs"]["diff_ids"] else (found, confi
 def vm(guest: Path, disks: tuple[Path, Path]) -> Iterator[Vm]:
     """A guest that was started with the first disk, and told to expect it."""
     first, _ = disks
-    config = VmConfig.of_guest(guest)
-    with Vm(replace(config, disks=(first,), credentials={"docker-preloader.expect": first.stem})) as vm:
+    with Vm(replace(VmConfig.of_guest(guest), disks=(first,))) as vm:
         vm.wait_booted()
         yield vm
 

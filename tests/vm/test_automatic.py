@@ -19,7 +19,7 @@ def vm(guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm]:
     """A guest with three disks, which share a layer."""
     images = (busybox_image(), app_image(), edge_image())
     disks = tuple(make_disk(tmp_path_factory.mktemp("disk"), image) for image in images)
-    with Vm(replace(VmConfig.of_guest(guest), disks=disks)) as vm:
+    with Vm(replace(VmConfig.of_guest(guest), disks=disks, announce_disks=False)) as vm:
         vm.wait_booted()
         yield vm
 

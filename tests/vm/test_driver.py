@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import VmError
+from preloader_agent.errors import InvalidDisk, VmError
 from preloader_agent.host.run import run
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Ending, State, Vm
@@ -55,7 +55,8 @@ def processes_of(folder: Path) -> list[Path]:
 
 def test_crash_leaves_nothing_behind(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="dpl-test-") as name:
-        monkeypatch.setattr(tempfile, "tempdir", name)
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr(tempfile, "tempdir", None)
         with Vm(VmConfig.of_guest(guest)) as machine:
             assert len(processes_of(Path(name))) == 1
             machine.crash()
@@ -117,7 +118,7 @@ def test_disks_come_and_go(vm: Vm, disks: dict[str, Path]) -> None:
             vm.attach(disks[HOT])
         vm.detach(device)
         vm.wait_until_succeeds(f"! test -e /dev/disk/by-label/{HOT}", timeout=60)
-    with pytest.raises(VmError, match="Could not open"):
+    with pytest.raises(InvalidDisk, match="cannot be read: No such file"):
         vm.attach(disks[HOT].with_name("none.qcow2"))
 
 

@@ -20,16 +20,17 @@ class DiskFile(NamedTuple):
     path: Path  # absolute
     name: str  # the id of its device and its serial: the label, and of a disk that is none of ours its file's stem
     format: str  # qcow2 or raw; QEMU is never left to guess, because a guest that writes could have it guess again
+    label: str = ""  # by which the agent in a guest knows it, if it is one of ours
 
 
 def read_disk_file(path: Path) -> DiskFile:
     """Look at a disk's file. Raises InvalidDisk when it cannot be read."""
     format_ = "qcow2" if is_qcow2(path) else "raw"
     try:
-        name = read_label(path)
+        label = read_label(path)
     except InvalidDisk:  # of somebody else, and welcome
-        name = path.stem
-    return DiskFile(path.absolute(), device_id(name), format_)
+        label = ""
+    return DiskFile(path.absolute(), device_id(label or path.stem), format_, label)
 
 
 def read_disk_files(paths: Iterable[Path]) -> tuple[DiskFile, ...]:

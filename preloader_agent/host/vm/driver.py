@@ -24,14 +24,15 @@ from types import TracebackType
 from typing import Self
 
 from preloader_agent.errors import AgentSilent, VmError
-from preloader_agent.host.run import run
-from preloader_agent.host.vm.accelerator import find_accelerator
+from preloader_agent.host.diskimage import large_files_folder
 from preloader_agent.host.vm.attached import UNPLUG_TIMEOUT, release_disk
 from preloader_agent.host.vm.config import VmConfig
-from preloader_agent.host.vm.diskfile import read_disk_file, read_disk_files
+from preloader_agent.host.vm.diskfile import read_disk_file
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.machine import Machine
-from preloader_agent.host.vm.qemu import port_names, qemu_command
+from preloader_agent.host.vm.parts import find_parts
+from preloader_agent.host.vm.plan import plan_machine
+from preloader_agent.host.vm.qemu import port_names
 from preloader_agent.host.vm.waiting import tries
 
 BOOT_TIMEOUT = 300.0  # 20 s on an idle host under TCG; a busy one is several times slower
@@ -65,8 +66,10 @@ class Vm:
     def __init__(self, config: VmConfig) -> None:
         self.config = config
         self._state = State.OFF
-        self._folder = tempfile.TemporaryDirectory(prefix="dpl-vm-", ignore_cleanup_errors=True)
-        self._files = VmFiles(Path(self._folder.name), config.console_log)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="dpl-vm-", dir=large_files_folder(), ignore_cleanup_errors=True
+        )
+        self._files = VmFiles.of(config, Path(self._folder.name))
         self._machine: Machine | None = None
         self._ports: dict[str, str] = {}
         self._disks: dict[str, Path] = {}
@@ -98,14 +101,12 @@ class Vm:
         """Start QEMU, with the disks of the configuration; the guest boots while we return."""
         if self._state is not State.OFF:
             raise VmError(f"cannot start a machine that is {self._state.value}")
-        if not self._files.overlay.exists():
-            root = self.config.root_disk.absolute()
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", root, self._files.overlay])
-        disks = read_disk_files(self.config.disks)
-        self._disks = {disk.name: disk.path for disk in disks}
+        parts = find_parts(self.config)
+        self._disks = {disk.name: disk.path for disk in parts.disks}
         self._ports = dict(zip(self._disks, port_names(self.config), strict=False))
+        plan = plan_machine(self.config, parts, self._files)
         with self._told():
-            self._machine = Machine(qemu_command(self.config, disks, self._files, find_accelerator()), self._files)
+            self._machine = Machine(plan, self._files, is_interactive=self.config.is_interactive)
         self._enter(State.RUNNING)
 
     def wait_booted(self, timeout: float = BOOT_TIMEOUT) -> None:
@@ -201,6 +202,12 @@ class Vm:
                 monitor.next_event(listener, timeout, "reboot")
         self.wait_booted(timeout)
 
+    def wait_ended(self) -> None:
+        """Wait, however long, until the guest has powered off. Raises VmError when QEMU fails or stops the guest."""
+        with self._told():
+            self._running.wait_ended()
+        self.crash()
+
     def shutdown(self, timeout: float = 60.0) -> Ending:
         """Power the guest off; if it does not within the bound, quit QEMU; if that does not, kill it."""
         machine = self._running
@@ -262,7 +269,7 @@ class Vm:
         try:
             yield
         except VmError as err:
-            if self._machine is not None and self._machine.has_ended(0):
-                err.problem += f" (QEMU ended: {self._machine.last_words()})"
+            if self._machine is not None:
+                err.problem += self._machine.circumstances(err.problem)
             err.console = self._last_lines()
             raise

@@ -11,7 +11,7 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,10 +28,14 @@ PREAMBLE = "exec 2>&1 </dev/null\nexport HOME=/root LC_ALL=C.UTF-8\n"
 
 
 class GuestShell:
-    """A shell in the guest, over the socket of the agent's port."""
+    """A shell in the guest, over the socket of the agent's port.
 
-    def __init__(self, path: Path) -> None:
+    `check` is called while we wait, and raises when there is nothing to wait for.
+    """
+
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
         self._lines = LineSocket(path, "guest agent", MAX_ANSWER)
+        self._check = check
 
     def close(self) -> None:
         """Close the socket."""
@@ -42,7 +46,8 @@ class GuestShell:
         for left in tries(timeout, pause=0):
             if self._answers(min(max(left, 0.1), SYNC_TIMEOUT)):
                 return
-        raise VmError(f"guest agent: no answer after {timeout:g} s")
+            self._check()
+        raise VmError(f"guest agent: no answer after {timeout:g} s; is qemu-guest-agent in the guest?")
 
     def execute(self, command: str, timeout: float) -> tuple[int, str]:
         """Run a shell command; its exit status (128 + the signal that ended it), its output and errors in one text."""

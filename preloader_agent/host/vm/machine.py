@@ -1,40 +1,49 @@
-"""One run of QEMU, from its start to its end: the process, and the sockets to its monitor and to the guest's agent."""
+"""One run of QEMU, from its start to its end: the processes, and the sockets to the monitor and the guest's agent."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+import select
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
-from preloader_agent.errors import VmError
-from preloader_agent.host.run import start
+from preloader_agent.errors import CommandFailed, VmError
+from preloader_agent.host.run import run, start_apart, start_on_terminal
+from preloader_agent.host.vm.complaints import explain, explain_stop
 from preloader_agent.host.vm.files import VmFiles
+from preloader_agent.host.vm.guard import Guard
 from preloader_agent.host.vm.guest_shell import GuestShell
+from preloader_agent.host.vm.plan import Making, VmPlan
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
 
 START_TIMEOUT = 30.0
 POWER_OFF_TIMEOUT = 10.0
+CHECK_INTERVAL = 5.0
+END_TIMEOUT = 1.0
 
 
 class Machine:
-    """A running QEMU, or what is left of one."""
+    """A running QEMU, or what is left of one. With `is_interactive` it has our terminal."""
 
-    def __init__(self, command: list[str], files: VmFiles) -> None:
+    def __init__(self, plan: VmPlan, files: VmFiles, *, is_interactive: bool = False) -> None:
         self._files = files
-        for socket in (files.qmp, files.second_qmp, files.agent, files.control):
-            socket.unlink(missing_ok=True)
-        with files.output.open("wb") as output:
-            self._process = start(command, log=output)
-        try:
-            self.monitor = self._connect()
-        except BaseException:
-            self._kill()
-            raise
-        try:
-            self.shell = GuestShell(files.agent)
-        except BaseException:
-            self.monitor.close()
-            self._kill()
-            raise
+        with ExitStack() as undo:
+            _make_files(plan)
+            daemons = [undo.enter_context(_running(making, making.path.with_suffix(".log"))) for making in plan.daemons]
+            _remove(files.sockets)
+            undo.callback(_remove, files.sockets)
+            with files.output.open("wb") as output:
+                begin = start_on_terminal if is_interactive else start_apart
+                self._process = begin(plan.command, log=output)
+            undo.callback(self._kill)
+            guard = Guard([self._process.pid, *(daemon.pid for daemon in daemons)], files.folder)
+            undo.callback(guard.dismiss)
+            self.monitor = undo.enter_context(closing(self._connect()))
+            self.shell = undo.enter_context(closing(GuestShell(files.agent, self.check)))
+            self._undo = undo.pop_all()
 
     def _connect(self) -> Monitor:
         for _ in tries(START_TIMEOUT, pause=0.05):
@@ -47,13 +56,49 @@ class Machine:
 
     def has_ended(self, timeout: float) -> bool:
         """Whether the process has ended, or ends within the bound."""
-        return any(self._process.poll() is not None for _ in tries(timeout, pause=0.1))
+        if self._process.poll() is None:
+            descriptor = os.pidfd_open(self._process.pid)
+            try:
+                select.select([descriptor], [], [], timeout)
+            finally:
+                os.close(descriptor)
+        return self._process.poll() is not None
+
+    def wait_ended(self) -> None:
+        """Wait for the end of QEMU, however long. Raises VmError when it failed, or when the guest cannot go on."""
+        while not self.has_ended(CHECK_INTERVAL):
+            hindrance = ""
+            with suppress(VmError):  # of a QEMU that has just ended
+                hindrance = self.hindrance()
+            if hindrance:
+                raise VmError(hindrance)
+        if self._process.returncode != 0:
+            raise VmError(f"QEMU failed: {self.last_words()}")
 
     def last_words(self) -> str:
         """What QEMU itself has said, and its exit status if it has ended."""
         status = self._process.poll()
         said = self._files.output.read_text(errors="replace").strip()
-        return f"{said or 'no output'}" + ("" if status is None else f", exit status {status}")
+        return explain(said or "no output") + ("" if status is None else f", exit status {status}")
+
+    def hindrance(self) -> str:
+        """Why the guest cannot go on, if it cannot."""
+        return explain_stop(self.monitor.execute("query-status"), self.monitor.execute("query-block"))
+
+    def circumstances(self, problem: str) -> str:
+        """What else is to be said of a problem: that QEMU has ended, or why the guest cannot go on."""
+        if self.has_ended(0):
+            more = f"QEMU ended: {self.last_words()}"
+        else:
+            more = ""
+            with suppress(VmError):
+                more = self.hindrance()
+        return f" ({more})" if more and more not in problem else ""
+
+    def check(self) -> None:
+        """Raises VmError when the guest cannot go on: nothing that it was asked for will be answered."""
+        if hindrance := self.hindrance():
+            raise VmError(hindrance)
 
     def power_off(self) -> None:
         """Ask the guest to power off: its agent, and if that does not answer its power button."""
@@ -67,11 +112,49 @@ class Machine:
         self.monitor.execute("quit")
 
     def cut(self) -> None:
-        """Kill the process, if it is there, and close the sockets."""
+        """Kill the process, if it is there, and what goes with it."""
         self._kill()
-        self.shell.close()
-        self.monitor.close()
+        self._undo.close()
 
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def _remove(sockets: Iterable[Path]) -> None:
+    for socket in sockets:
+        socket.unlink(missing_ok=True)
+
+
+def _make_files(plan: VmPlan) -> None:
+    """Make what is not there yet: a machine that is started again has its disks."""
+    for making in plan.files:
+        if not making.path.exists():
+            try:
+                run(making.command)
+            except CommandFailed as err:
+                making.path.unlink(missing_ok=True)
+                raise VmError(f"cannot make {making.path}: {explain(err.output)}") from err
+
+
+@contextmanager
+def _running(daemon: Making, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that listens on its socket. It ends when QEMU does; if not, it is ended."""
+    daemon.path.unlink(missing_ok=True)
+    with log.open("wb") as output:
+        process = start_apart(daemon.command, log=output)
+    try:
+        for _ in tries(START_TIMEOUT, pause=0.02):
+            if daemon.path.exists():
+                break
+            if process.poll() is not None:
+                said = log.read_text(errors="replace").strip()
+                raise VmError(f"{daemon.command[0]} ended at its start: {said or 'no output'}")
+        else:
+            raise VmError(f"{daemon.command[0]} has made no socket after {START_TIMEOUT:g} s")
+        yield process
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_TIMEOUT)
+        process.kill()
+        process.wait()

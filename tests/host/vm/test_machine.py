@@ -1,34 +1,32 @@
-"""The machine without a guest: its command line, its accelerator, its two sockets, and a QEMU that runs nothing."""
+"""The machine without a guest: its accelerator, its two sockets, and a QEMU that runs nothing."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import CommandFailed, InvalidDisk, InvalidValue, VmError
-from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.errors import CommandFailed, VmError
 from preloader_agent.host.run import run
-from preloader_agent.host.vm.accelerator import QEMU, Accelerator, choose_accelerator, find_accelerator, kvm_works
-from preloader_agent.host.vm.config import VmConfig
-from preloader_agent.host.vm.diskfile import DiskFile, device_id, read_disk_file, read_disk_files
+from preloader_agent.host.vm.accelerator import QEMU, Accelerator, choose_accelerator, kvm_works
+from preloader_agent.host.vm.config import Forward, SharedFolder, UserNetwork, VmConfig
+from preloader_agent.host.vm.diskfile import DiskFile, read_disk_file
 from preloader_agent.host.vm.driver import State, Vm
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.guest_shell import GuestShell
 from preloader_agent.host.vm.machine import Machine
-from preloader_agent.host.vm.qemu import qemu_command
+from preloader_agent.host.vm.parts import find_parts
+from preloader_agent.host.vm.plan import plan_machine
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
-from tests.host.conftest import convert_to_raw
 from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
-from tests.images import Layout
 
 TCG = choose_accelerator(kvm=False, qemu_major=7)
 GUEST = VmConfig.of_guest(Path("/guest"))
@@ -43,8 +41,11 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-def values_of(command: list[str], option: str) -> list[str]:
-    return [value for name, value in itertools.pairwise(command) if name == option]
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 # --- the accelerator ---
@@ -78,105 +79,6 @@ def test_accelerator() -> None:
     assert choose_accelerator(kvm=True, qemu_major=7) == Accelerator("kvm", "host")
     assert choose_accelerator(kvm=False, qemu_major=7) == Accelerator("tcg,thread=multi,tb-size=128", "Nehalem,-cx16")
     assert choose_accelerator(kvm=False, qemu_major=10) == Accelerator("tcg,thread=multi,tb-size=128", "max")
-
-
-# --- the command line ---
-
-
-def test_command_has_what_every_guest_needs() -> None:
-    command = qemu_command(GUEST, (), VmFiles(Path("/run/vm")), TCG)
-    assert values_of(command, "-kernel") == ["/guest/vmlinuz"]
-    assert values_of(command, "-accel") == ["tcg,thread=multi,tb-size=128"]
-    assert values_of(command, "-serial") == ["file:/run/vm/console.log"]
-    [root] = map(json.loads, values_of(command, "-blockdev"))
-    assert root["file"]["filename"] == "/run/vm/root.qcow2"
-    assert "root=LABEL=guest-root" in values_of(command, "-append")[0]
-    assert "-nodefaults" in command
-    assert not any("net" in word for word in command)
-
-
-def test_every_guest_has_both_channels_and_a_monitor_for_others() -> None:
-    command = qemu_command(GUEST, (), VmFiles(Path("/run/a,b")), TCG)
-    sockets = [
-        f"socket,id={name},path=/run/a,,b/{name},server=on,wait=off" for name in ("qmp", "qmp2", "agent", "control")
-    ]
-    assert values_of(command, "-chardev") == sockets
-    assert values_of(command, "-mon") == ["chardev=qmp,mode=control", "chardev=qmp2,mode=control"]
-    ports = [device for device in values_of(command, "-device") if device.startswith("virtserialport")]
-    assert ports == [
-        "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
-        "virtserialport,chardev=control,name=org.docker-preloader.0",
-    ]
-
-
-def test_command_has_a_network_only_when_asked() -> None:
-    command = qemu_command(dataclasses.replace(GUEST, user_network=True), (), VmFiles(Path("/run/vm")), TCG)
-    assert values_of(command, "-netdev") == ["user,id=net"]
-
-
-def test_cold_disks_are_read_only_and_have_ports_of_their_own() -> None:
-    disks = (DiskFile(Path("/disks/a,b.qcow2"), "dpl-a", "qcow2"), DiskFile(Path("/disks/b.raw"), "dpl-b", "raw"))
-    config = dataclasses.replace(GUEST, disks=tuple(disk.path for disk in disks), spare_ports=7)
-    command = qemu_command(config, disks, VmFiles(Path("/run/vm")), TCG)
-    nodes = [json.loads(node) for node in values_of(command, "-blockdev")[1:]]
-    devices = [device for device in values_of(command, "-device") if "drive=dpl-" in device]
-    ports = [device for device in values_of(command, "-device") if device.startswith("pcie-root-port")]
-    assert [node["read-only"] for node in nodes] == [True, True]
-    assert [node["driver"] for node in nodes] == ["qcow2", "raw"]
-    assert nodes[0]["file"]["filename"] == "/disks/a,b.qcow2"
-    assert devices[0] == "virtio-blk-pci,id=dpl-a,drive=dpl-a-node,bus=port0,addr=0x0,serial=dpl-a"
-    assert devices[1].endswith("bus=port1,addr=0x0,serial=dpl-b")
-    assert ports[0] == "pcie-root-port,id=port0,chassis=1,addr=0x10.0x0,multifunction=on"
-    assert ports[8] == "pcie-root-port,id=port8,chassis=9,addr=0x11.0x0,multifunction=on"
-
-
-def test_a_disk_is_named_by_its_label_whatever_its_file_is_called(disks: dict[Layout, Path], tmp_path: Path) -> None:
-    label = inspect_disk(disks["old"]).label
-    link = tmp_path / "any name.qcow2"
-    link.symlink_to(disks["old"])
-    assert read_disk_files([link]) == (DiskFile(link, label, "qcow2"),)
-    assert read_disk_file(convert_to_raw(disks["oci"]))[1:] == (label, "raw")
-    with pytest.raises(InvalidValue, match=f"another one than {link}: both are {label}"):
-        read_disk_files([link, disks["old"]])
-
-
-def test_a_disk_that_is_none_of_ours_is_named_by_its_file(disk: Path) -> None:
-    assert read_disk_file(disk) == DiskFile(disk, disk.stem, "qcow2")
-    with pytest.raises(InvalidDisk, match=r"none\.qcow2: cannot be read: No such file"):
-        read_disk_file(disk.with_name("none.qcow2"))
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("dpl-0123456789ab", "dpl-0123456789ab"),
-        ("a b,c=d/é", "a_b_c_d__"),
-        ("0123", "disk-0123"),
-        ("", "disk-"),
-        ("a-name-that-is-too-long", "a-name-that-is-too-l"),
-    ],
-)
-def test_an_id_is_one_that_qemu_takes(name: str, expected: str) -> None:
-    assert device_id(name) == expected
-
-
-def test_credentials_survive_qemus_own_syntax() -> None:
-    config = dataclasses.replace(GUEST, credentials={"plain": "a,b c", "lines": "a\nb", "accent": "é"})
-    assert values_of(qemu_command(config, (), VmFiles(Path("/run/vm")), TCG), "-smbios") == [
-        "type=11,value=io.systemd.credential:plain=a,,b c",
-        "type=11,value=io.systemd.credential.binary:lines=YQpi",
-        "type=11,value=io.systemd.credential.binary:accent=w6k=",
-    ]
-
-
-def test_credentials_through_fw_cfg() -> None:
-    config = dataclasses.replace(GUEST, fw_cfg_credentials={"plain": "a,b c", "lines": "a\nb"})
-    command = qemu_command(config, (), VmFiles(Path("/run/vm")), TCG)
-    assert values_of(command, "-fw_cfg") == [
-        "name=opt/io.systemd.credentials/plain,string=a,,b c",
-        "name=opt/io.systemd.credentials/lines,string=a\nb",
-    ]
-    assert values_of(command, "-smbios") == []
 
 
 # --- waiting ---
@@ -327,14 +229,26 @@ def test_shell_bounds_its_wait_for_an_agent(folder: Path) -> None:
 
 @contextmanager
 def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
+    """With a bit of everything that QEMU has to take."""
+    root = folder / "disk.qcow2"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", root, "1M"])
     credentials = {"a": "b,c", "l": "x\ny"}
-    config = dataclasses.replace(GUEST, disks=disks, spare_ports=1, user_network=True)
-    config = dataclasses.replace(config, credentials=credentials, fw_cfg_credentials=credentials)
-    files = VmFiles(folder)
-    run(["qemu-img", "create", "-q", "-f", "qcow2", files.overlay, "1M"])
-    command = qemu_command(config, read_disk_files(disks), files, find_accelerator())
-    start = command.index("-kernel")
-    machine = Machine([*command[:start], *command[start + 6 :], "-S"], files)
+    config = VmConfig(
+        root_disk=root,
+        kernel=root,
+        disks=disks,
+        empty_disks=(1 << 30,),
+        spare_ports=1,
+        network=UserNetwork((Forward(free_port(), 22),), is_restricted=True),
+        shared_folders=(SharedFolder(folder, "/mnt"),),
+        sharing="9p",
+        credentials=credentials,
+        fw_cfg_credentials=credentials,
+        qemu_args=("-S",),
+    )
+    files = VmFiles.of(config, folder)
+    plan = plan_machine(replace(config, kernel=None), find_parts(config), files)
+    machine = Machine(plan, files)
     try:
         yield machine
     finally:
@@ -355,6 +269,7 @@ def test_qemu_takes_the_command_line_and_the_disks(folder: Path, disk: Path) -> 
         assert isinstance(nodes, list)
         assert {node["node-name"]: node["ro"] for node in nodes if not node["node-name"].startswith("#")} == {
             "root": False,
+            "empty0-node": False,
             "dpl-0123456789ab-node": True,
             "again-node": True,
         }
@@ -374,7 +289,8 @@ def test_one_disk_is_attached_to_many_machines_and_locked(folder: Path, disk: Pa
 
 @needs_qemu
 def test_qemus_own_words_are_in_the_error(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     root = tmp_path / "root.qcow2"
     run(["qemu-img", "create", "-q", "-f", "qcow2", root, "1M"])
     vm = Vm(VmConfig(kernel=tmp_path / "none", initrd=tmp_path / "none", root_disk=root))
