@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from preloader_agent.host.run import run
+from preloader_agent.host.run import find_tool, run
 
 QEMU = "qemu-system-x86_64"
 
@@ -48,6 +48,7 @@ def choose_accelerator(kvm: bool, qemu_major: int) -> Accelerator:
 
 def find_accelerator() -> Accelerator:
     """Probe this host."""
-    version = re.search(r"version (\d+)", run([QEMU, "--version"]))
+    qemu = find_tool(QEMU, "`apt install qemu-system-x86`")
+    version = re.search(r"version (\d+)", run([qemu, "--version"]))
     works = kvm_works(Path("/dev/kvm"), Path("/proc/cpuinfo"), platform.machine())
     return choose_accelerator(works, int(version[1]) if version else 0)

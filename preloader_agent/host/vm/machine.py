@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from preloader_agent.errors import CommandFailed, VmError
 from preloader_agent.host.run import run, start_apart, start_on_terminal
@@ -88,12 +89,12 @@ class Machine:
     def circumstances(self, problem: str) -> str:
         """What else is to be said of a problem: that QEMU has ended, or why the guest cannot go on."""
         if self.has_ended(0):
-            more = f"QEMU ended: {self.last_words()}"
-        else:
-            more = ""
-            with suppress(VmError):
-                more = self.hindrance()
-        return f" ({more})" if more and more not in problem else ""
+            more = self.last_words()
+            return "" if more in problem else f" (QEMU ended: {more})"
+        with suppress(VmError):
+            if (more := self.hindrance()) and more not in problem:
+                return f" ({more})"
+        return ""
 
     def check(self) -> None:
         """Raises VmError when the guest cannot go on: nothing that it was asked for will be answered."""
@@ -101,11 +102,13 @@ class Machine:
             raise VmError(hindrance)
 
     def power_off(self) -> None:
-        """Ask the guest to power off: its agent, and if that does not answer its power button."""
-        try:
-            self.shell.order("systemctl --no-block poweroff", POWER_OFF_TIMEOUT)
-        except VmError:
-            self.monitor.execute("system_powerdown")
+        """Ask the guest to power off: its agent, and if there is none that answers by its power button."""
+        chardevs: Any = self.monitor.execute("query-chardev")
+        if any(chardev["label"] == "agent" and chardev["frontend-open"] for chardev in chardevs):
+            with suppress(VmError):
+                self.shell.order("systemctl --no-block poweroff", POWER_OFF_TIMEOUT)
+                return
+        self.monitor.execute("system_powerdown")
 
     def quit(self) -> None:
         """Ask QEMU to end now."""

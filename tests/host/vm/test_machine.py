@@ -18,7 +18,7 @@ from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import QEMU, Accelerator, choose_accelerator, kvm_works
 from preloader_agent.host.vm.config import Forward, SharedFolder, UserNetwork, VmConfig
 from preloader_agent.host.vm.diskfile import DiskFile, read_disk_file
-from preloader_agent.host.vm.driver import State, Vm
+from preloader_agent.host.vm.driver import Ending, State, Vm
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.guest_shell import GuestShell
 from preloader_agent.host.vm.machine import Machine
@@ -26,6 +26,7 @@ from preloader_agent.host.vm.parts import find_parts
 from preloader_agent.host.vm.plan import plan_machine
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
+from tests.host.vm import bootsector
 from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
 
 TCG = choose_accelerator(kvm=False, qemu_major=7)
@@ -298,6 +299,26 @@ def test_qemus_own_words_are_in_the_error(tmp_path: Path, folder: Path, monkeypa
         pass
     assert vm.state is State.CLOSED
     assert list(folder.iterdir()) == []
+
+
+@needs_qemu
+@pytest.mark.parametrize(("guest", "expected"), [("at the button", Ending.POWEROFF), ("stay", Ending.QUIT)])
+def test_the_ladder_of_a_shutdown(tmp_path: Path, guest: bootsector.Ending, expected: Ending) -> None:
+    image = bootsector.write_guest(tmp_path / "guest.raw", ending=guest)
+    with Vm(VmConfig(image, memory_mib=64)) as vm:
+        for _ in tries(20, pause=0.05):
+            if "hello" in vm.console():
+                break
+        assert vm.shutdown(timeout=20 if expected is Ending.POWEROFF else 0.5) is expected
+        assert vm.state is State.OFF
+
+
+@needs_qemu
+def test_a_guest_without_an_agent_is_told_with_the_consoles_last_lines(tmp_path: Path) -> None:
+    image = bootsector.write_guest(tmp_path / "guest.raw", "this is all I say", ending="stay")
+    problem = r"(?s)guest agent: no answer after 3 s; is qemu-guest-agent in the guest\?\n--- the.*this is all I say"
+    with Vm(VmConfig(image, memory_mib=64)) as vm, pytest.raises(VmError, match=problem):
+        vm.wait_booted(timeout=3)
 
 
 @pytest.mark.parametrize(
