@@ -43,7 +43,7 @@ def show_product(folder: Path) -> None:
     with step("Make two image archives of Debian packages, as `docker save` would; their images share a layer"):
         first_archive = write_docker_archive([busybox_image(), debian_base_image()], folder / "base.tar", "oci")
         second_archive = write_docker_archive([debian_image()], folder / "redis.tar", "old")
-    with step("Turn each into a disk: preloader build ARCHIVE -o DISK.qcow2"):
+    with step("Turn each into a disk, named by its label: preloader build ARCHIVE -o FOLDER"):
         first = build(first_archive)
         second = build(second_archive)
     with step("Build the guest: Debian 13 with docker.io and the docker-preloader package (cached)"):
@@ -80,11 +80,12 @@ def show_guest(vm: Vm, second: Path) -> None:
 
 def build(archive: Path) -> Path:
     """Build a disk beside its archive, named by its label, and show it."""
-    index = build_disk([archive], archive.with_suffix(".qcow2")).index
-    disk = archive.with_suffix(".qcow2").rename(archive.with_name(f"{index.label}.qcow2"))
-    images = ", ".join(image.name for image in index.images)
-    print(f"    {disk.name}: {disk.stat().st_size / 1e6:.1f} MB, {len(index.layers)} layers, {images}")
-    return disk
+    built = build_disk([archive], archive.parent)
+    images = ", ".join(image.name for image in built.index.images)
+    print(
+        f"    {built.path.name}: {built.path.stat().st_size / 1e6:.1f} MB, {len(built.index.layers)} layers, {images}"
+    )
+    return built.path
 
 
 def show(vm: Vm, command: str, *expected: str, absent: str = "") -> None:

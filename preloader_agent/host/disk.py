@@ -1,16 +1,17 @@
 """Inputs become a disk: `build_disk` is the host pipeline, top to bottom.
 
 inputs -> images -> staged layers -> the store's tree -> ext4 -> qcow2 -> one rename. Nothing but the finished disk ever
-has the output's name, and a failure leaves nothing behind.
+has the disk's name, and a failure leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from preloader_agent import __version__
 from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, ToolError
@@ -24,12 +25,20 @@ from preloader_agent.host.node import Extent
 from preloader_agent.host.progress import Meter, Progress
 from preloader_agent.host.publishing import publish, stage_beside
 from preloader_agent.host.run import find_tool, run
-from preloader_agent.host.selection import NewName, select_images
+from preloader_agent.host.selection import NewName, parse_name, parse_platform, parse_tag, select_images
 from preloader_agent.host.skopeo import Skopeo
 from preloader_agent.host.staging import StagedLayer, Stager
 from preloader_agent.host.storetree import make_store
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
-from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform, check_index, content_digest
+from preloader_agent.store.index import (
+    DiskIndex,
+    ImageRecord,
+    LayerRecord,
+    Platform,
+    check_index,
+    content_digest,
+    disk_label,
+)
 
 # What qemu-img is told; a disk is read in clusters of 64 KiB, so that is what is compressed at once.
 _COMPRESSION = {None: [], "zstd": ["-c", "-o", "compression_type=zstd"]}
@@ -48,12 +57,25 @@ class BuildOptions:
     is_forced: bool = False
     is_tls_verified: bool = True
 
+    @classmethod
+    def of(
+        cls, *, platform: str | None = None, tags: Iterable[str] = (), name: str | None = None, **others: Any
+    ) -> Self:
+        """The same from the words of the command line: a `platform` OS/ARCH[/VARIANT], `tags` of the form NEW=OLD, and
+        the `name` of the one image that has none. Raises InvalidValue.
+        """
+        names = [parse_tag(tag) for tag in tags]
+        if name is not None:  # first, as long as there is an image without one
+            names.insert(0, NewName(parse_name(name), None))
+        return cls(parse_platform(platform) if platform else None, tuple(names), **others)
+
 
 @dataclass(frozen=True)
 class Built:
-    """What is on a disk, and whether it was written: a disk that holds the same already is left as it is."""
+    """What is on a disk, where it is, and whether it was written: one that holds the same already is left as it is."""
 
     index: DiskIndex
+    path: Path
     is_new: bool
 
 
@@ -66,8 +88,8 @@ def build_disk(
 ) -> Built:
     """Write the images of some inputs to a qcow2 disk of format 1; `say` is given the lines of what fetches images.
 
-    An existing `output` is replaced at the very end. Raises InputError for what the inputs hold, ToolError for
-    programs, and PreloaderError when the disk cannot be written.
+    In an `output` that is a folder, the disk is named by its label. An existing disk is replaced at the very end.
+    Raises InputError for what the inputs hold, ToolError for programs, and PreloaderError when it cannot be written.
     """
     arguments = [str(argument) for argument in inputs]
     _check_output(output, arguments)
@@ -80,8 +102,9 @@ def build_disk(
         opened = [stack.enter_context(open_input(argument, stager, skopeo)) for argument in arguments]
         images = select_images([(files, read_images(files, options.platform)) for files in opened], options.names)
         digest = content_digest((image.image_id, image.references, image.repo_digests) for image in images)
-        if not options.is_forced and (found := _index_of(output)) and found.content_digest == digest:
-            return Built(found, is_new=False)
+        path = output / f"{disk_label(digest)}.qcow2" if output.is_dir() else output
+        if not options.is_forced and (found := _index_of(path)) and found.content_digest == digest:
+            return Built(found, path, is_new=False)
         layers = unique_layers(images)
         placed = stager.arrange(_stage_layers(layers, stager, meter))
         index = _make_index(images, layers, placed)
@@ -90,8 +113,8 @@ def build_disk(
         raw, finished = _write_raw(index, images, placed, stager.blocks), folder / "disk.qcow2"
         progress("converting to qcow2", 0, 0)
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *_COMPRESSION[options.compression], raw, finished])
-        publish(finished, output, 0o444)
-    return Built(index, is_new=True)
+        publish(finished, path, 0o444)
+    return Built(index, path, is_new=True)
 
 
 def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
@@ -159,8 +182,8 @@ def _check_output(output: Path, arguments: Sequence[str]) -> None:
     """Fail before the work, not after it; a device's or an input's name is never given to a disk."""
     if not output.parent.is_dir():
         raise InvalidValue("output", str(output), "a file in a directory that exists")
-    if output.exists() and not output.is_file():
-        raise InvalidValue("output", str(output), "a file's name, such as disk.qcow2")
+    if output.exists() and not output.is_file() and not output.is_dir():
+        raise InvalidValue("output", str(output), "a file's name, such as disk.qcow2, or a directory")
     if any(_is_same(Path(argument), output) for argument in arguments):
         raise InvalidValue("output", str(output), "another file than the archive that is read")
 

@@ -20,12 +20,14 @@ _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space
 
 @contextmanager
 def stage_beside(output: Path) -> Iterator[Path]:
-    """A folder beside the output, on the same file system, for what is not finished; gone with the block.
+    """A folder beside the output (in it, if that is a folder), for what is not finished; gone with the block.
 
-    Raises NoSpace for a full file system, and PreloaderError for all else that keeps files from being written there.
+    It is on the same file system. Raises NoSpace when that is full, and PreloaderError for all else that keeps files
+    from being written there.
     """
+    prefix, parent = (".disk.", output) if output.is_dir() else (f".{output.name}.", output.parent)
     try:
-        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        with TemporaryDirectory(prefix=prefix, dir=parent) as folder:
             try:
                 yield Path(folder)
             except CommandFailed as err:

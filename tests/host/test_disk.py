@@ -406,6 +406,17 @@ def test_a_disk_that_is_there_already_is_not_written_again(archives: dict[Layout
     assert [path.name for path in tmp_path.iterdir()] == ["x.qcow2"]
 
 
+def test_a_disk_in_a_folder_is_named_by_its_label(archives: dict[Layout, Path], disk: Path, tmp_path: Path) -> None:
+    first = build_disk([archives["old"]], tmp_path)
+    assert first.path == tmp_path / f"{first.index.label}.qcow2"
+    assert digest(first.path) == digest(disk)
+    again = build_disk([archives["oci"]], tmp_path)
+    assert (again.path, again.is_new) == (first.path, False)
+    other = build_disk([archives["oci"]], tmp_path, BuildOptions.of(tags=["other:1=busybox:test"]))
+    assert other.is_new
+    assert sorted(tmp_path.iterdir()) == sorted([first.path, other.path])
+
+
 @pytest.mark.parametrize("tag", ["busybox:other", "busybox:test"])
 def test_a_disk_with_other_content_is_replaced(archives: dict[Layout, Path], tmp_path: Path, tag: str) -> None:
     busybox = images.busybox_image()

@@ -11,5 +11,4 @@ from tests.images import Image, write_docker_archive
 def make_disk(folder: Path, *images: Image) -> Path:
     """A disk with some images, its file named by its label."""
     archive = write_docker_archive(images, folder / "images.tar", "oci")
-    index = build_disk([archive], folder / "disk.qcow2").index
-    return (folder / "disk.qcow2").rename(folder / f"{index.label}.qcow2")
+    return build_disk([archive], folder).path

@@ -14,7 +14,6 @@ from preloader_agent.errors import EXIT_FAILED
 from preloader_agent.host.cli.output import count, human_size, print_table, progress_bar
 from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.host.selection import NewName, parse_name, parse_platform, parse_tag
 from preloader_agent.host.verification import MAX_FAULTS, Verdict, verify_disk
 from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
 
@@ -25,7 +24,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the disk's i
 
 @click.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="DISK.qcow2", required=True, type=_OUTPUT, help="The disk to write.")
+@click.option(
+    "-o", "--output", metavar="DISK.qcow2", required=True, type=_OUTPUT, help="The disk to write, or its folder."
+)
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index to take (default: the host's).")
 @click.option("--tag", "tags", metavar="NEW=OLD", multiple=True, help="Give the image OLD (a name or ID) a new name.")
 @click.option("--name", metavar="NAME", help="Name the one image that has no name.")
@@ -44,21 +45,15 @@ def build(inputs: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -
     its standard output, or - for standard input; plain or compressed. Or it is docker://NAME for an image of a
     registry, docker-daemon:NAME for one of Docker's.
 
-    No root, daemon or VM is needed. An existing disk is replaced once the new one is complete.
+    No root, daemon or VM is needed. An existing disk is replaced once the new one is complete. In a folder, a disk is
+    named by its label.
     """
-    options = _build_options(**chosen)
+    options = BuildOptions.of(**chosen)
     with progress_bar(is_shown=not as_json and sys.stderr.isatty()) as (progress, say):
         built = build_disk(inputs, output, options, progress, _say_nothing if as_json else say)
     if not built.is_new:
-        click.echo(f"preloader: {output} holds these images already, nothing was written (--force does)", err=True)
-    _print_index(built.index, output, as_json=as_json)
-
-
-def _build_options(*, platform: str | None, tags: tuple[str, ...], name: str | None, **others: Any) -> BuildOptions:
-    names = [parse_tag(tag) for tag in tags]
-    if name is not None:  # first, as long as there is an image without one
-        names.insert(0, NewName(parse_name(name), None))
-    return BuildOptions(parse_platform(platform) if platform else None, tuple(names), **others)
+        click.echo(f"preloader: {built.path} holds these images already, nothing was written (--force does)", err=True)
+    _print_index(built.index, built.path, as_json=as_json)
 
 
 @click.command()
