@@ -16,6 +16,7 @@ from preloader_agent.errors import CommandFailed, InvalidGuest, PreloaderError
 from preloader_agent.host.guests.install import install_into_image
 from preloader_agent.host.run import run
 from preloader_agent.host.vm.waiting import tries
+from tests.host.command import PYTHONPATH
 from tests.host.guesttrees import dump_filesystem, make_filesystem, make_guest, write
 
 MIB = 1 << 20
@@ -229,7 +230,7 @@ def test_interrupted(raw: Path, tmp_path: Path, number: int) -> None:
     script = f'#!/bin/sh\n[ -e "{marks[0]}" ] || exec touch "{marks[0]}"\ntouch "{marks[1]}"\nkill -STOP $$\n'
     write(tmp_path / "bin/e2fsck", script.encode()).chmod(0o755)
     before = raw.read_bytes()
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": PYTHONPATH}
     with subprocess.Popen([sys.executable, "-c", PROGRAM, raw], env=environment, stderr=subprocess.PIPE) as process:
         for _ in tries(30, pause=0.01):
             if marks[1].exists():
@@ -245,7 +246,7 @@ def test_no_space(raw: Path) -> None:
     before = raw.read_bytes()
     limited = ["prlimit", f"--fsize={8 * MIB}", sys.executable, "-c", PROGRAM, str(raw)]
     with pytest.raises(CommandFailed, match=r"guest\.raw: no space left, or a limit reached"):
-        run(limited)
+        run(limited, env={"PYTHONPATH": PYTHONPATH})
     assert raw.read_bytes() == before
     assert list(raw.parent.iterdir()) == [raw]
 

@@ -15,8 +15,10 @@ from typing import Protocol
 
 import pytest
 
-from preloader_agent.errors import InvalidGuest, PreloaderError, WheelMissing
+from preloader_agent.errors import CommandFailed, InvalidGuest, PreloaderError, WheelMissing
 from preloader_agent.host.guests.install import Installed, install_into_folder, install_into_image, install_into_tar
+from preloader_agent.host.run import run
+from tests.host.command import PYTHONPATH
 from tests.host.guesttrees import (
     S390X,
     SITE,
@@ -317,11 +319,17 @@ def test_no_folder(tmp_path: Path) -> None:
         install_into_folder(tmp_path / "absent")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_of_somebody_else(root: Path) -> None:
+    """Root without its capabilities may write no more than others."""
     (root / "usr/lib").chmod(0o555)
-    with pytest.raises(PreloaderError, match="run it as who owns the tree"):
-        install_into_folder(root)
+    before = describe_tree(root)
+    program = "import sys, pathlib; from preloader_agent.host.guests.install import install_into_folder as install"
+    argv = [sys.executable, "-c", f"{program}; install(pathlib.Path(sys.argv[1]))", str(root)]
+    as_others = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    with pytest.raises(CommandFailed, match="cannot be written: Permission denied: run it as who owns the tree"):
+        run([*as_others, *argv], env={"PYTHONPATH": PYTHONPATH})
+    (root / "usr/lib").chmod(0o755)
+    assert describe_tree(root).keys() == before.keys()
 
 
 def write_with_xattrs(root: Path) -> Path:

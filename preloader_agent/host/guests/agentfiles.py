@@ -86,12 +86,12 @@ def _enabling_links(unit: Path) -> Iterator[Symlink]:
 def _shared_files() -> Sequence[Path]:
     """The units and the man page: of the checkout that this runs in, or where pip put them (setup.cfg, data_files)."""
     top = Path(preloader_agent.__file__).parents[1]
-    found = [*sorted((top / "units").glob("*")), top / "docs" / "docker-preloader.8"]
+    found = [*(top / "units").glob("*"), top / "docs" / "docker-preloader.8"]
     if not all(path.is_file() for path in found) or len(found) == 1:
         found = _installed_files()
     if not found:
         raise ToolMissing("docker-preloader's units", "install the package with pip, or run this in a checkout")
-    return found
+    return sorted(found, key=lambda path: path.name)
 
 
 def _installed_files() -> list[Path]:
@@ -99,4 +99,4 @@ def _installed_files() -> list[Path]:
         recorded = metadata.distribution("docker-preloader").files or []
     except metadata.PackageNotFoundError:
         return []
-    return sorted(Path(str(file.locate())) for file in recorded if file.parts[-3:-1] == ("share", "docker-preloader"))
+    return [Path(str(file.locate())) for file in recorded if file.parts[-3:-1] == ("share", "docker-preloader")]
