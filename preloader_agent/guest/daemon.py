@@ -207,7 +207,8 @@ class Daemon:
             request.answer({"ok": True, "version": __version__})
         elif request.what == "status":
             status = read_status(self._paths)
-            request.answer({"ok": True, **_bounded(status)} if status is not None else {"ok": False})
+            restarting = {"restarting": True} if self._restart.is_under_way else {}
+            request.answer({"ok": True, **_bounded(status), **restarting} if status is not None else {"ok": False})
         else:
             before = dict(self._attachments.disks)
             self._releases.begin(request)

@@ -99,6 +99,11 @@ class DockerRestart:
             )
         return ""
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether docker is being restarted: what is merged already can be used only when that has ended."""
+        return self._job is not None
+
     def seconds_left(self) -> float:
         """How long nothing is to be done here."""
         times = [self._due] if self._due is not None else []

@@ -18,6 +18,7 @@ from preloader_agent.host.vm.driver import Ending, State, Vm
 
 COLD = "dpl-00000000c01d"
 HOT = "dpl-0000000040f0"
+OTHER = "dpl-000000000007"
 
 
 def make_disk(folder: Path, label: str) -> Path:
@@ -30,7 +31,7 @@ def make_disk(folder: Path, label: str) -> Path:
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("disks")
-    return {label: make_disk(folder, label) for label in (COLD, HOT)}
+    return {label: make_disk(folder, label) for label in (COLD, HOT, OTHER)}
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,10 @@ def test_disks_come_and_go(vm: Vm, disks: dict[str, Path]) -> None:
     for _ in range(2):  # the second time on the same port
         device = vm.attach(disks[HOT])
         assert seen(vm, HOT).split() == ["1", HOT, HOT]
-        with pytest.raises(VmError, match="all 2 ports are taken"):
+        with pytest.raises(VmError, match=f"{HOT}.qcow2 is attached already, as {HOT}"):
             vm.attach(disks[HOT])
+        with pytest.raises(VmError, match="no free place for a disk"):
+            vm.attach(disks[OTHER])
         vm.detach(device)
         vm.wait_until_succeeds(f"! test -e /dev/disk/by-label/{HOT}", timeout=60)
     with pytest.raises(InvalidDisk, match="cannot be read: No such file"):

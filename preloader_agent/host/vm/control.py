@@ -58,14 +58,17 @@ class ControlChannel:
 
     def ping(self, timeout: float = PING_TIMEOUT) -> str:
         """The agent's version."""
-        return _printable(self._call("ping", {}, timeout).get("version", "?"))
+        return printable(self._call("ping", {}, timeout).get("version", "?"))
 
     def status(self, timeout: float = STATUS_TIMEOUT) -> dict[str, Any]:
-        """What `docker-preloader status --json` prints in the guest; "truncated", without the images, if too long."""
+        """What `docker-preloader status --json` prints in the guest, and what is true of "truncated" and "restarting".
+
+        Truncated, because it would be too long, are the images; restarting is docker, for disks that came or go.
+        """
         answer = self._call("status", {}, timeout)
         if not isinstance(answer.get("status"), dict):
             raise VmError(f"{_PEER}: status: an answer without a status")
-        return {**answer["status"], **({"truncated": True} if answer.get("truncated") else {})}
+        return {**answer["status"], **{key: True for key in ("truncated", "restarting") if answer.get(key)}}
 
     def labels(self) -> frozenset[str]:
         """The labels of the disks that the agent has seen, used or not."""
@@ -117,11 +120,12 @@ def _parse(line: bytes) -> dict[str, Any]:
 def _refusal(request: str, answer: Mapping[str, Any]) -> AgentRefused:
     """What a guest says is shown on the host's terminal: without control characters, and not without end."""
     names = answer.get("containers")
-    containers = tuple(_printable(name) for name in names) if isinstance(names, list) else ()
-    problem = _printable(answer.get("error") or "refused")
+    containers = tuple(printable(name) for name in names) if isinstance(names, list) else ()
+    problem = printable(answer.get("error") or "refused")
     unnamed = [name for name in containers if name not in problem]
     return AgentRefused(f"{_PEER}: {request}: " + ", ".join([problem, *unnamed])[:_MAX_PROBLEM], containers)
 
 
-def _printable(text: object) -> str:
+def printable(text: object) -> str:
+    """What a guest says, as it can be shown on a terminal of the host."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))

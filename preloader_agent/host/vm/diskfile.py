@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from preloader_agent.errors import InvalidDisk, InvalidValue
-from preloader_agent.host.diskimage import is_qcow2
+from preloader_agent.host.diskimage import is_qcow2, open_image
+from preloader_agent.host.ext4.reader import Ext4
 from preloader_agent.host.inspection import read_label
 
 MAX_NAME = 20  # bytes of a serial number that a guest sees of a virtio-blk disk
@@ -48,3 +49,13 @@ def device_id(name: str) -> str:
     """A name as QEMU takes an id: a letter, then letters, digits, `-`, `.` and `_`; no longer than a serial."""
     valid = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return (valid if re.match(r"[A-Za-z]", valid) else f"disk-{valid}")[:MAX_NAME]
+
+
+def check_content(file: DiskFile) -> None:
+    """Any file is a raw disk: one without an ext4 file system, such as an archive, was named by mistake.
+
+    Raises InvalidDisk for that.
+    """
+    if file.format == "raw":
+        with Ext4(open_image(file.path)):
+            pass

@@ -25,14 +25,14 @@ from typing import Self
 
 from preloader_agent.errors import AgentSilent, VmError
 from preloader_agent.host.diskimage import large_files_folder
-from preloader_agent.host.vm.attached import UNPLUG_TIMEOUT, release_disk
+from preloader_agent.host.inspection import read_label
+from preloader_agent.host.vm.adoption import wait_adopted
+from preloader_agent.host.vm.attached import UNPLUG_TIMEOUT, attach_disk, detach_disk, find_disk, list_disks
 from preloader_agent.host.vm.config import VmConfig
-from preloader_agent.host.vm.diskfile import read_disk_file
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.machine import Machine
 from preloader_agent.host.vm.parts import find_parts
 from preloader_agent.host.vm.plan import plan_machine
-from preloader_agent.host.vm.qemu import port_names
 from preloader_agent.host.vm.waiting import tries
 
 BOOT_TIMEOUT = 300.0  # 20 s on an idle host under TCG; a busy one is several times slower
@@ -71,8 +71,6 @@ class Vm:
         )
         self._files = VmFiles.of(config, Path(self._folder.name))
         self._machine: Machine | None = None
-        self._ports: dict[str, str] = {}
-        self._disks: dict[str, Path] = {}
 
     @property
     def files(self) -> VmFiles:
@@ -101,10 +99,7 @@ class Vm:
         """Start QEMU, with the disks of the configuration; the guest boots while we return."""
         if self._state is not State.OFF:
             raise VmError(f"cannot start a machine that is {self._state.value}")
-        parts = find_parts(self.config)
-        self._disks = {disk.name: disk.path for disk in parts.disks}
-        self._ports = dict(zip(self._disks, port_names(self.config), strict=False))
-        plan = plan_machine(self.config, parts, self._files)
+        plan = plan_machine(self.config, find_parts(self.config), self._files)
         with self._told():
             self._machine = Machine(plan, self._files, is_interactive=self.config.is_interactive)
         self._enter(State.RUNNING)
@@ -156,42 +151,42 @@ class Vm:
                 return output
         raise self._problem(f"{command}: has not succeeded in {timeout:g} s: {output.strip() or 'no output'}")
 
-    def attach(self, disk: Path) -> str:
-        """Hot-plug a disk, read-only. The id of the new device, also its serial in the guest, is the disk's label."""
-        free = [port for port in port_names(self.config) if port not in self._ports.values()]
-        if not free:
-            raise VmError(f"cannot attach {disk}: all {len(self._ports)} ports are taken, see VmConfig.spare_ports")
-        file = read_disk_file(disk)
-        with self._told():
-            self._running.monitor.attach_disk(file, free[0])
-        self._ports[file.name] = free[0]
-        self._disks[file.name] = file.path
-        log.info("attached %s as %s on %s", disk, file.name, free[0])
-        return file.name
+    def attach(self, disk: Path, *, wait: bool = False) -> str:
+        """Hot-plug a disk, read-only, where there is room, such as one of the spare ports; the id of its device.
 
-    def detach(self, device: str, *, force: bool = False, timeout: float = UNPLUG_TIMEOUT) -> None:
-        """Hot-unplug a disk after the guest's agent has let go of it; `timeout` bounds what follows that.
+        That is the disk's label, and in the guest also its serial. With `wait`, return when docker in the guest has the
+        disk's images, or raise what `wait_adopted` raises.
+        """
+        labels = [read_label(disk)] if wait else []
+        with self._told():
+            attached = attach_disk(self._running.monitor, disk)
+            log.info("attached %s as %s", disk, attached.device)
+            if wait:
+                wait_adopted(self._files.control, labels)
+        return attached.device
+
+    def detach(self, disk: Path | str, *, force: bool = False, timeout: float = UNPLUG_TIMEOUT) -> None:
+        """Hot-unplug a disk, by its file, label or device, after the guest's agent has let go of it.
 
         Raises AgentRefused, which names the containers that use the disk, unless `force`. A disk that is not ours, and
-        one of a guest whose agent does not answer, is just unplugged.
+        one of a guest whose agent does not answer, is just unplugged. `timeout` bounds what follows the question.
         """
-        with self._told():
-            if self._running and device in self._disks:
-                try:
-                    release_disk(self._files.control, str(self._disks[device]), force=force)
-                except AgentSilent as err:
-                    log.warning("unplugging %s, without having asked the guest: %s", device, err.problem)
-        self.unplug(device, timeout)
+        try:
+            self._unplug(disk, self._files.control, force=force, timeout=timeout)
+        except AgentSilent as err:
+            log.warning("unplugging %s, without having asked the guest: %s", disk, err.problem)
+            self.unplug(disk, timeout)
 
-    def unplug(self, device: str, timeout: float = UNPLUG_TIMEOUT) -> None:
+    def unplug(self, disk: Path | str, timeout: float = UNPLUG_TIMEOUT) -> None:
         """Hot-unplug a disk without asking, and wait until the guest's kernel has let go of it. It cannot refuse."""
+        self._unplug(disk, None, timeout=timeout)
+
+    def _unplug(self, disk: Path | str, control: Path | None, *, force: bool = False, timeout: float) -> None:
         with self._told():
             monitor = self._running.monitor
-            if device not in self._ports:
-                raise VmError(f"no disk {device} is attached, but {', '.join(self._ports) or 'none'}")
-            monitor.detach_disk(device, timeout)
-        del self._ports[device], self._disks[device]
-        log.info("unplugged %s", device)
+            attached = find_disk(list_disks(monitor), str(disk))
+            detach_disk(monitor, attached, control, force=force, timeout=timeout)
+        log.info("unplugged %s", attached.name)
 
     def reboot(self, timeout: float = BOOT_TIMEOUT) -> None:
         """Reboot the guest in an orderly way and wait until it is up again. Attached disks stay attached."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.config import Forward, UserNetwork, VmConfig
@@ -37,13 +38,34 @@ def node_name(device: str) -> str:
     return f"{device}-node"
 
 
-def disk_device(device: str, port: str) -> dict[str, object]:
-    """A virtio-blk disk on a root port; the guest sees its id as its serial.
+class Place(NamedTuple):
+    """A bus that takes a disk."""
+
+    bus: str  # what QEMU's command line and device_add call it
+    owner: str  # the device that the bus belongs to, as its user calls it
+    driver: str  # of a disk there
+    options: Mapping[str, str] = {}
+
+    def device_of(self, name: str) -> dict[str, object]:
+        """The device of a disk here; the guest sees its id as its serial."""
+        named = {"driver": self.driver, "id": name, "drive": node_name(name)}
+        return {**named, "bus": self.bus, **self.options, "serial": name}
+
+
+def port_place(port: str) -> Place:
+    """A root port, whose id is its bus's name.
 
     The explicit address matters: without it a second device on the same port is accepted, and no guest ever sees it.
     """
-    place = {"bus": port, "addr": "0x0"}
-    return {"driver": "virtio-blk-pci", "id": device, "drive": node_name(device), **place, "serial": device}
+    return Place(port, port, "virtio-blk-pci", {"addr": "0x0"})
+
+
+def scsi_place(bus: str, controller: str) -> Place:
+    """The bus of a virtio-scsi controller, which finds a target for each disk."""
+    return Place(bus, controller, "scsi-hd")
+
+
+SCSI_PLACE = scsi_place(f"{SCSI}.0", SCSI)
 
 
 def port_names(config: VmConfig) -> list[str]:
@@ -166,18 +188,14 @@ def _ports(config: VmConfig) -> Iterator[str]:
 def _cold_disks(config: VmConfig, disks: Sequence[DiskFile]) -> Iterator[str]:
     ports = port_names(config)
     for number, disk in enumerate(disks):
-        device = disk_device(disk.name, ports[number]) if ports else _scsi_device(disk.name)
+        device = (port_place(ports[number]) if ports else SCSI_PLACE).device_of(disk.name)
         yield from ("-blockdev", json.dumps(read_only_node(disk)), "-device", join_options(device))
-
-
-def _scsi_device(device: str) -> dict[str, object]:
-    return {"driver": "scsi-hd", "id": device, "drive": node_name(device), "bus": f"{SCSI}.0", "serial": device}
 
 
 def _empty_disks(config: VmConfig, files: VmFiles) -> Iterator[str]:
     for number in range(len(config.empty_disks)):
         name = f"empty{number}"
-        device = _scsi_device(name)
+        device = SCSI_PLACE.device_of(name)
         if config.disk_interface == "virtio-blk":
             device = {"driver": "virtio-blk-pci", "id": name, "drive": node_name(name), "serial": name}
         yield from _thrown_away(node_name(name), files.empty_disk(number))

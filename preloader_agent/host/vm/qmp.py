@@ -1,4 +1,4 @@
-"""QEMU's monitor: commands, events, and a disk's way in and out of a running machine.
+"""QEMU's monitor: commands, events, and a device's way out of a running machine.
 
 `qemu.qmp` is asyncio; who drives a test is not. This facade owns a loop that runs only while somebody waits, bounds
 each wait, and turns each failure into a VmError.
@@ -15,8 +15,6 @@ from typing import TypeVar
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.vm.diskfile import DiskFile
-from preloader_agent.host.vm.qemu import disk_device, node_name, read_only_node
 from preloader_agent.host.vm.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
@@ -66,21 +64,6 @@ class Monitor:
     def next_event(self, listener: EventListener, timeout: float, what: str) -> Message:
         """Wait for the next event of a listener."""
         return self._run(listener.get(), timeout, what)
-
-    def attach_disk(self, disk: DiskFile, port: str) -> None:
-        """Plug a disk, read-only, into a free root port. After a failure the machine is as it was."""
-        self.execute("blockdev-add", read_only_node(disk))
-        try:
-            self.execute("device_add", disk_device(disk.name, port))
-        except VmError:
-            with suppress(VmError):  # the first failure is the one to report
-                self.execute("blockdev-del", {"node-name": node_name(disk.name)})
-            raise
-
-    def detach_disk(self, device: str, timeout: float) -> None:
-        """Unplug a disk that was attached here and close its file."""
-        self.unplug(device, timeout)
-        self.execute("blockdev-del", {"node-name": node_name(device)})
 
     def unplug(self, device: str, timeout: float) -> None:
         """Unplug a device, an id or a QOM path. The guest has to let go of it: it cannot refuse, but it can be slow.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,15 +15,14 @@ from preloader_agent.errors import InvalidDisk, InvalidValue, VmError
 from preloader_agent.host.inspection import inspect_disk, read_label
 from preloader_agent.host.run import run, start
 from preloader_agent.host.vm import qmp
-from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.attached import AttachedDisk, find_disk, list_disks, parse_disks
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
 from tests.host.conftest import wait_until_it_waits
 from tests.host.vm.fake_sockets import FakePreloader
+from tests.host.vm.standing import needs_qemu, read_only, standing_machine
 
-needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"needs {QEMU}")
 BOUND = 20.0
 REFUSED = {"ok": False, "error": "containers use it: web", "containers": ["web"]}
 
@@ -43,41 +41,19 @@ def machine_of(folder: Path, disk: Path, others: list[Path], *more: str) -> Iter
     """A QEMU that stands still, with our disk on `ours` and others in each way there is; the socket of its monitor."""
     first, second, third, fourth = map(str, others)
     words = [
-        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-S"),
-        *("-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-device", "virtio-scsi-pci,id=scsi"),
-        *("-blockdev", node("ours-node", disk), "-device", "scsi-hd,id=ours,drive=ours-node"),
+        *("-machine", "q35", "-device", "virtio-scsi-pci,id=scsi"),
+        *("-blockdev", read_only("ours-node", disk), "-device", "scsi-hd,id=ours,drive=ours-node"),
         *("-drive", f"file={first},if=none,id=named,read-only=on", "-device", "scsi-hd,drive=named"),
         *("-drive", f"file={second},if=virtio,read-only=on"),
         *("-device", "pcie-root-port,id=port0,chassis=1"),
         *("-blockdev", json.dumps({"driver": "file", "node-name": "storage", "filename": third, "read-only": True})),
         *("-blockdev", json.dumps({"driver": "qcow2", "node-name": "format", "file": "storage", "read-only": True})),
         *("-device", "scsi-hd,id=two-nodes,drive=format"),
-        *("-blockdev", node("left", Path(fourth)), "-drive", "if=ide,media=cdrom"),
+        *("-blockdev", read_only("left", Path(fourth)), "-drive", "if=ide,media=cdrom"),
         *more,
     ]
-    with (folder / "qemu.log").open("wb") as log:
-        process = start(words, log=log)
-    try:
-        assert is_up(process, folder / "qmp"), (folder / "qemu.log").read_text()
-        yield folder / "qmp"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def is_up(process: subprocess.Popen[bytes], monitor: Path) -> bool:
-    for _ in tries(BOUND, pause=0.02):
-        with suppress(VmError):
-            Monitor(monitor).close()
-            return True
-        if process.poll() is not None:
-            break
-    return False
-
-
-def node(name: str, path: Path) -> str:
-    file = {"driver": "file", "filename": str(path)}
-    return json.dumps({"driver": "qcow2", "node-name": name, "read-only": True, "file": file})
+    with standing_machine(folder, *words) as monitor:
+        yield monitor
 
 
 @pytest.fixture
@@ -110,7 +86,7 @@ def nodes_of(machine: Path) -> set[str]:
 @needs_qemu
 def test_every_way_to_attach_a_disk(machine: Path, disk: Path, others: list[Path]) -> None:
     first, second, third, fourth = map(str, others)
-    assert sorted(disks_of(machine)) == [
+    assert [disk[:3] for disk in sorted(disks_of(machine))] == [
         ("", ("left",), fourth),
         ("/machine/peripheral-anon/device[0]", (), first),
         ("/machine/peripheral-anon/device[1]", (), second),
@@ -128,7 +104,9 @@ def test_a_virtio_device_is_told_by_its_backend() -> None:
 
 def test_a_file_that_two_devices_have_keeps_the_nodes_of_the_other() -> None:
     nodes = [{"file": "/x", "node-name": name} for name in ("a", "a-storage", "b", "#block1")]
-    blocks = [{"device": "", "qdev": name, "inserted": {"file": "/x", "node-name": name}} for name in ("a", "b")]
+    blocks = [
+        {"device": "", "qdev": name, "inserted": {"file": "/x", "node-name": name, "ro": True}} for name in ("a", "b")
+    ]
     assert parse_disks(blocks, nodes) == [AttachedDisk("a", ("a",), "/x"), AttachedDisk("b", ("b",), "/x")]
 
 
@@ -218,7 +196,8 @@ def test_a_disk_that_the_guest_does_not_know_is_just_unplugged(
 @needs_qemu
 def test_a_guest_that_cannot_be_asked_keeps_its_disk(machine: Path, folder: Path, preloader: Preloader) -> None:
     result = preloader("detach", "--qmp", machine, "--control", folder / "none", "ours")
-    problem = f"control channel: cannot connect to {folder}/none: No such file or directory"
+    reason = f"control channel: cannot connect to {folder}/none: No such file or directory"
+    problem = f"{reason}; --force unplugs it all the same"
     assert result == (1, "", f"preloader: {problem}\n")
     assert "ours-node" in nodes_of(machine)
     assert preloader("detach", "--qmp", machine, "--control", folder / "none", "--force", "ours").status == 0
@@ -320,7 +299,7 @@ def test_interrupted_while_the_guest_lets_go(
 @needs_qemu
 def test_interrupted_while_the_device_goes(folder: Path, disk: Path, others: list[Path]) -> None:
     """A guest that stands still keeps its PCI device: a request for it stays under way, and a second is no error."""
-    more = ("-blockdev", node("pci-node", disk), "-device", "virtio-blk-pci,id=pci,drive=pci-node,bus=port0")
+    more = ("-blockdev", read_only("pci-node", disk), "-device", "virtio-blk-pci,id=pci,drive=pci-node,bus=port0")
     with machine_of(folder, disk, others, *more) as machine:
         for _ in range(2):
             with detaching(folder, "--qmp", machine, "pci") as process:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import CommandFailed, VmError
+from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import QEMU, Accelerator, choose_accelerator, kvm_works
+from preloader_agent.host.vm.attached import attach_disk, list_disks
 from preloader_agent.host.vm.config import Forward, SharedFolder, UserNetwork, VmConfig
-from preloader_agent.host.vm.diskfile import DiskFile, read_disk_file
 from preloader_agent.host.vm.driver import Ending, State, Vm
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.guest_shell import GuestShell
@@ -28,6 +29,7 @@ from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
 from tests.host.vm import bootsector
 from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
+from tests.images import Layout
 
 TCG = choose_accelerator(kvm=False, qemu_major=7)
 GUEST = VmConfig.of_guest(Path("/guest"))
@@ -106,28 +108,11 @@ def monitor_of(fake: FakeMonitor) -> Iterator[Monitor]:
             monitor.close()
 
 
-def test_attach_is_undone_when_the_device_is_refused(folder: Path) -> None:
-    fake = FakeMonitor(folder, {"device_add": "PCI: slot 0 function 0 not available", "blockdev-del": "no such node"})
-    with monitor_of(fake) as monitor, pytest.raises(VmError, match="QMP device_add: PCI: slot 0"):
-        monitor.attach_disk(DiskFile(Path("/d.qcow2"), "disk7", "qcow2"), "port0")
-    assert [command for command, _ in fake.asked] == ["blockdev-add", "device_add", "blockdev-del"]
-    assert fake.asked[0][1]["read-only"] is True
-    assert fake.asked[1][1]["addr"] == "0x0"
-    assert fake.asked[2][1] == {"node-name": "disk7-node"}
-
-
-def test_attach_has_nothing_to_undo_when_the_file_is_refused(folder: Path) -> None:
-    fake = FakeMonitor(folder, {"blockdev-add": "Could not open '/d.qcow2'"})
-    with monitor_of(fake) as monitor, pytest.raises(VmError, match="Could not open"):
-        monitor.attach_disk(DiskFile(Path("/d.qcow2"), "disk7", "qcow2"), "port0")
-    assert [command for command, _ in fake.asked] == ["blockdev-add"]
-
-
-def test_detach_waits_for_the_event_of_its_own_device(folder: Path) -> None:
+def test_unplug_waits_for_the_event_of_its_own_device(folder: Path) -> None:
     fake = FakeMonitor(folder, {"device_del": [deleted(None), deleted("disk1"), deleted("disk7")]})
     with monitor_of(fake) as monitor:
-        monitor.detach_disk("disk7", timeout=20)
-    assert fake.asked == [("device_del", {"id": "disk7"}), ("blockdev-del", {"node-name": "disk7-node"})]
+        monitor.unplug("disk7", timeout=20)
+    assert fake.asked == [("device_del", {"id": "disk7"})]
 
 
 @pytest.mark.parametrize(
@@ -137,13 +122,10 @@ def test_detach_waits_for_the_event_of_its_own_device(folder: Path) -> None:
         ([{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {"device": "disk7", "path": "/x"}}], 20, "the guest refused"),
     ],
 )
-def test_detach_keeps_the_file_open_while_the_guest_has_the_disk(
-    folder: Path, events: list[Message], timeout: float, problem: str
-) -> None:
+def test_a_guest_that_keeps_the_disk(folder: Path, events: list[Message], timeout: float, problem: str) -> None:
     fake = FakeMonitor(folder, {"device_del": events})
     with monitor_of(fake) as monitor, pytest.raises(VmError, match=f"unplug disk7: {problem}"):
-        monitor.detach_disk("disk7", timeout=timeout)
-    assert "blockdev-del" not in [command for command, _ in fake.asked]
+        monitor.unplug("disk7", timeout=timeout)
 
 
 def test_monitor_says_that_qemu_has_gone(folder: Path) -> None:
@@ -258,21 +240,18 @@ def stopped_machine(folder: Path, *disks: Path) -> Iterator[Machine]:
 
 
 @needs_qemu
-def test_qemu_takes_the_command_line_and_the_disks(folder: Path, disk: Path) -> None:
+def test_qemu_takes_the_command_line_and_the_disks(folder: Path, disk: Path, disks: dict[Layout, Path]) -> None:
+    other = disks["old"]
     with stopped_machine(folder, disk) as machine:
-        again = read_disk_file(disk)._replace(name="again")
-        machine.monitor.attach_disk(again, "port1")
-        with pytest.raises(VmError, match="slot 0 function 0"):
-            machine.monitor.attach_disk(again._replace(name="many"), "port1")
-        with pytest.raises(VmError, match="Could not open"):
-            machine.monitor.attach_disk(again._replace(name="none", path=disk.with_name("none")), "port1")
+        attached = attach_disk(machine.monitor, other)
+        assert attached in list_disks(machine.monitor)
         nodes = machine.monitor.execute("query-named-block-nodes")
         assert isinstance(nodes, list)
         assert {node["node-name"]: node["ro"] for node in nodes if not node["node-name"].startswith("#")} == {
             "root": False,
             "empty0-node": False,
             "dpl-0123456789ab-node": True,
-            "again-node": True,
+            f"{inspect_disk(other).label}-node": True,
         }
 
 
