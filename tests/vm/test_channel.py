@@ -68,8 +68,9 @@ def states_of(vm: Vm) -> dict[str, str]:
     return {disk["label"]: disk["state"] for disk in status_of(vm)["disks"]}
 
 
-def wait_adopted(vm: Vm, disk: Path) -> None:
-    vm.wait_until_succeeds(f"docker-preloader status | grep -q 'disk *{disk.stem} *adopted'")
+def attach(vm: Vm, disk: Path) -> None:
+    """Plug a disk; its images are there at once, whatever docker is busy with."""
+    assert vm.attach(disk, wait=True) == disk.stem
     assert ids_of(disk) <= images_of(vm)
 
 
@@ -105,11 +106,14 @@ def say(vm: Vm, content: bytes) -> list[dict[str, Any]]:
         return [answer for answer in answers("last", ANSWER) if answer.get("id") != "first"]
 
 
-def detach(vm: Vm, *args: str | Path, status: int = 0) -> str:
-    """Run `preloader detach` for this machine, beside its driver; what it printed."""
-    sockets: list[str | Path] = ["--qmp", vm.files.second_qmp, "--control", vm.files.control]
-    words = [*COMMAND, "detach", *sockets, *args]
+def preloader(vm: Vm, command: str, *args: str | Path, status: int = 0) -> str:
+    """Run a command for this machine's disks, beside its driver; what it printed. It finds the channel by itself."""
+    words = [*COMMAND, command, "--qmp", vm.files.second_qmp, *args]
     return run(words, env={"PYTHONPATH": PYTHONPATH}, ok=(status,), with_stderr=True)
+
+
+def detach(vm: Vm, *args: str | Path, status: int = 0) -> str:
+    return preloader(vm, "detach", *args, status=status)
 
 
 # --- questions and answers ---
@@ -194,8 +198,7 @@ def test_a_disk_stays_while_a_stopped_container_uses_it(vm: Vm, disks: tuple[Pat
 
 
 def test_a_detached_disk_takes_its_images_along_and_nothing_else(vm: Vm, disks: tuple[Path, Path]) -> None:
-    vm.attach(disks[1])
-    wait_adopted(vm, disks[1])
+    attach(vm, disks[1])
     vm.succeed("docker rm keeper")
     vm.detach(disks[0].stem)
     assert images_of(vm) == ids_of(disks[1])
@@ -206,8 +209,7 @@ def test_a_detached_disk_takes_its_images_along_and_nothing_else(vm: Vm, disks: 
 
 
 def test_a_detached_disk_comes_back(vm: Vm, disks: tuple[Path, Path]) -> None:
-    vm.attach(disks[0])
-    wait_adopted(vm, disks[0])
+    attach(vm, disks[0])
     assert vm.succeed(f"{RUN} app:1 /bin/busybox echo again").strip() == "again"
 
 
@@ -223,9 +225,22 @@ def test_the_command_detaches_from_a_machine_that_somebody_else_drives(vm: Vm, d
     run(["qemu-io", "-f", "qcow2", "-c", "flush", disks[1]])  # which opens it for writing: nobody else has it open
 
 
+def test_the_command_attaches_to_a_machine_that_somebody_else_drives(vm: Vm, disks: tuple[Path, Path]) -> None:
+    """While a container runs, docker is not restarted, and who waits is told."""
+    vm.succeed("docker run --detach --name runner --network none busybox:test /bin/busybox sleep 1000")
+    assert "once no container runs" in preloader(vm, "attach", "--wait", "--timeout", "3", disks[1], status=1)
+    rows = {row["label"]: row for row in json.loads(preloader(vm, "list", "--json"))["disks"]}
+    assert (rows[disks[1].stem]["state"], rows[disks[1].stem]["images"]) == ("pending", 0)
+    assert (rows[disks[0].stem]["state"], rows[disks[0].stem]["images"]) == ("adopted", len(ids_of(disks[0])))
+    vm.succeed("docker rm --force runner")
+    assert detach(vm, disks[1]) == f"{disks[1].stem} ({disks[1]}): detached\n"
+    assert preloader(vm, "attach", "--wait", disks[1]) == f"{disks[1].stem} ({disks[1]}): attached\n"
+    assert ids_of(disks[1]) <= images_of(vm)
+    vm.detach(disks[1])  # by its file: who attached it does not matter
+
+
 def test_an_interrupted_command_is_finished_by_the_next(vm: Vm, disks: tuple[Path, Path], tmp_path: Path) -> None:
-    vm.attach(disks[1])
-    wait_adopted(vm, disks[1])
+    attach(vm, disks[1])
     command: list[str | Path] = ["detach", "--qmp", vm.files.second_qmp, "--control", vm.files.control, disks[1]]
     with (tmp_path / "log").open("wb") as log:
         process = start(["env", f"PYTHONPATH={PYTHONPATH}", *COMMAND, *command], log=log)
@@ -237,31 +252,29 @@ def test_an_interrupted_command_is_finished_by_the_next(vm: Vm, disks: tuple[Pat
         process.kill()
         process.wait()
     assert (tmp_path / "log").read_text().endswith("the same command again finishes what was begun\n")
-    assert detach(vm, disks[1]) == f"disk3 ({disks[1]}): detached\n"
+    assert detach(vm, disks[1]) == f"{disks[1].stem} ({disks[1]}): detached\n"
     assert images_of(vm) == ids_of(disks[0])
 
 
 def test_force_unplugs_what_containers_use(vm: Vm, disks: tuple[Path, Path]) -> None:
-    vm.attach(disks[1])
-    wait_adopted(vm, disks[1])
+    attach(vm, disks[1])
     vm.succeed(f"docker run --detach --name keeper --network none {edge_image().image_id} /bin/busybox sleep 1000")
     assert "keeper" in detach(vm, disks[1].stem, status=1)
-    assert detach(vm, "--force", disks[1].stem).endswith(f"disk4 ({disks[1]}): detached\n")
+    assert detach(vm, "--force", disks[1].stem).endswith(f"{disks[1].stem} ({disks[1]}): detached\n")
     assert images_of(vm) == ids_of(disks[0])
     assert vm.succeed(f"{RUN} app:1 /bin/busybox echo shared layer").strip() == "shared layer"
     vm.succeed("docker rm --force keeper")
 
 
 def test_a_guest_whose_agent_does_not_run(vm: Vm, disks: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
-    device = vm.attach(disks[1])
-    wait_adopted(vm, disks[1])
+    attach(vm, disks[1])
     vm.succeed("systemctl stop docker-preloader")
     with pytest.raises(AgentSilent, match=r"no answer after 1 s"):
         ControlChannel(vm.files.control, timeout=1)
     refused = detach(vm, disks[1].stem, status=1)
     assert "no answer after 10 s: does docker-preloader run in the guest" in refused
-    vm.detach(device)
-    assert f"unplugging {device}, without having asked the guest" in caplog.text
+    vm.detach(disks[1])
+    assert f"unplugging {disks[1]}, without having asked the guest" in caplog.text
     vm.succeed("systemctl start docker-preloader && systemctl restart docker")
     assert images_of(vm) == ids_of(disks[0])
     assert states_of(vm) == {disks[0].stem: "adopted"}
