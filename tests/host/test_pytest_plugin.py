@@ -1,0 +1,180 @@
+"""The pytest plugin, in a pytest of its own: its options, the disks that it makes, and what a failed test shows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.run import run
+from tests import images
+from tests.host.command import PYTHONPATH
+
+pytest_plugins = ["pytester"]
+
+PLUGIN = "preloader_agent.host.pytest_plugin"
+
+RunTests = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the plugin keeps its disks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "docker-preloader" / "disks"
+
+
+@pytest.fixture
+def run_tests(pytester: pytest.Pytester, cache: Path, monkeypatch: pytest.MonkeyPatch) -> RunTests:
+    """Writes a module of tests and runs it, with no other plugin."""
+    assert not cache.exists()
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def call(tests: str, *args: str) -> pytest.RunResult:
+        pytester.makepyfile(test_it=tests)
+        return pytester.runpytest_inprocess("-p", PLUGIN, "-p", "no:cacheprovider", *args)
+
+    return call
+
+
+@pytest.fixture
+def archive(pytester: pytest.Pytester) -> Path:
+    """An archive in the folder that the tests run in."""
+    return images.write_docker_archive([images.busybox_image()], pytester.path / "images.tar")
+
+
+USE_DISK = """
+def test_disk(preload_disk):
+    disk = preload_disk("images.tar"{options})
+    open("found", "a").write(f"{{disk}}\\n")
+"""
+
+
+def found_disks(pytester: pytest.Pytester) -> list[Path]:
+    return [Path(line) for line in (pytester.path / "found").read_text().splitlines()]
+
+
+# --- how it is loaded ---
+
+
+def test_every_pytest_of_the_environment_finds_it() -> None:
+    config = ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    assert config["options.entry_points"]["pytest11"].split() == ["preloader", "=", PLUGIN]
+
+
+def test_those_who_do_not_need_it_import_nothing_for_it() -> None:
+    program = (
+        f"import pytest, sys; before = set(sys.modules); import {PLUGIN}; print(*sorted({{*sys.modules}} - before))"
+    )
+    loaded = run([sys.executable, "-c", program], env={"PYTHONPATH": PYTHONPATH}).split()
+    assert loaded == ["preloader_agent", "preloader_agent.errors", "preloader_agent.host", PLUGIN]
+
+
+# --- disks ---
+
+
+def test_a_disk_is_named_by_its_label_and_built_once(
+    run_tests: RunTests, pytester: pytest.Pytester, archive: Path, cache: Path
+) -> None:
+    run_tests(USE_DISK.format(options="")).assert_outcomes(passed=1)
+    first = found_disks(pytester)[0]
+    inode = first.stat().st_ino
+    images.write_docker_archive([images.busybox_image()], archive, "oci")  # the same image in another form
+    run_tests(USE_DISK.format(options="")).assert_outcomes(passed=1)
+    assert found_disks(pytester) == [first, first]
+    assert first.stat().st_ino == inode
+    assert first.is_relative_to(cache)
+    assert first.name == f"{inspect_disk(first).label}.qcow2"
+    assert [image.references for image in inspect_disk(first).images] == [images.busybox_image().references]
+
+
+def test_other_images_and_other_options_are_other_disks(
+    run_tests: RunTests, pytester: pytest.Pytester, archive: Path
+) -> None:
+    for options in ("", ', tags=["other:1=busybox:test"]', ', compression="zstd"'):
+        run_tests(USE_DISK.format(options=options)).assert_outcomes(passed=1)
+    images.write_docker_archive([images.app_image()], archive)
+    run_tests(USE_DISK.format(options="")).assert_outcomes(passed=1)
+    plain, tagged, compressed, app = found_disks(pytester)
+    assert len({plain, tagged, compressed, app}) == 4
+    assert inspect_disk(tagged).images[0].references == ("busybox:test", "other:1")
+    assert inspect_disk(compressed) == inspect_disk(plain)
+    assert compressed.stat().st_size < plain.stat().st_size
+
+
+@pytest.mark.usefixtures("archive")
+def test_what_nobody_needs_any_more_is_dropped(run_tests: RunTests, pytester: pytest.Pytester, cache: Path) -> None:
+    old = cache / "0.0.1"
+    (old / ".disk.abcdef").mkdir(parents=True)
+    (old / "dpl-0123456789ab.qcow2").touch()
+    for path in (old / ".disk.abcdef", old / "dpl-0123456789ab.qcow2"):
+        run(["touch", "--date=15 days ago", path])
+    (cache / "0.0.2").mkdir()
+    (cache / "0.0.2" / "dpl-0123456789ab.qcow2").touch()
+    run_tests(USE_DISK.format(options="")).assert_outcomes(passed=1)
+    assert not old.exists()
+    assert sorted(cache.glob("*/*.qcow2")) == sorted(
+        [cache / "0.0.2" / "dpl-0123456789ab.qcow2", *found_disks(pytester)]
+    )
+
+
+def test_a_bad_archive_fails_the_test_in_a_few_lines(run_tests: RunTests) -> None:
+    result = run_tests(USE_DISK.format(options=""), "--tb=short")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "test_it.py:2: in test_disk",
+            "E   preloader_agent.errors.InvalidArchive: images.tar: cannot be read: No such file or directory",
+        ],
+    )
+    result.stdout.no_fnmatch_line("*/host/*")
+    assert "/host/files.py" in run_tests(USE_DISK.format(options=""), "--full-trace").stdout.str()
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_cache_that_cannot_be_written(run_tests: RunTests, cache: Path) -> None:
+    cache.parent.parent.write_text("not a folder")
+    result = run_tests(USE_DISK.format(options=""))
+    result.stdout.fnmatch_lines(
+        ["E * preloader_agent.errors.PreloaderError: */cache/*: cannot be written: Not a directory"]
+    )
+
+
+# --- guests ---
+
+
+USE_VM = """
+def test_vm(preload_vm):
+    with preload_vm({arguments}):
+        pass
+"""
+
+
+def test_without_a_guest_it_says_how_to_get_one(run_tests: RunTests) -> None:
+    result = run_tests(USE_VM.format(arguments=""))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["no guest to run: *--preload-guest PATH*preloader guest build*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize("where", ["argument", "ini file"])
+def test_a_guest_that_is_not_there_fails_the_tests_that_need_it(
+    run_tests: RunTests, pytester: pytest.Pytester, where: str
+) -> None:
+    if where == "ini file":
+        pytester.makeini("[pytest]\npreload_guest = none.qcow2")
+    result = run_tests(USE_VM.format(arguments="guest='none.qcow2'" if where == "argument" else ""))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["no guest at *none.qcow2; `preloader guest build *"])
+    run_tests("def test_other(): pass").assert_outcomes(passed=1)
+
+
+def test_a_wrong_option_is_refused_at_once(run_tests: RunTests) -> None:
+    result = run_tests("def test_other(): pass", "--preload-guest=none.qcow2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --preload-guest */none.qcow2: there is no such file or folder"])
