@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from preloader_agent.host.diskcache import cache_disk
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.host.run import run
+from preloader_agent.host.run import run, start
 from tests import images
 from tests.host.command import PYTHONPATH
 
 pytest_plugins = ["pytester"]
 
 PLUGIN = "preloader_agent.host.pytest_plugin"
+
+BOUND = 60.0  # seconds
 
 RunTests = Callable[..., pytest.RunResult]
 
@@ -105,6 +108,16 @@ def test_other_images_and_other_options_are_other_disks(
     assert inspect_disk(tagged).images[0].references == ("busybox:test", "other:1")
     assert inspect_disk(compressed) == inspect_disk(plain)
     assert compressed.stat().st_size < plain.stat().st_size
+
+
+def test_those_who_ask_at_the_same_time_get_the_same_disk(archive: Path, cache: Path, tmp_path: Path) -> None:
+    program = f"from {cache_disk.__module__} import *; print((d := cache_disk(['{archive}'])), d.stat().st_ino)"
+    environment = ["env", f"PYTHONPATH={PYTHONPATH}"]
+    with (tmp_path / "log").open("wb") as log:
+        processes = [start([*environment, sys.executable, "-c", program], log=log) for _ in range(4)]
+    assert [process.wait(BOUND) for process in processes] == [0, 0, 0, 0]
+    [disk] = cache.glob("*/*.qcow2")
+    assert (tmp_path / "log").read_text().splitlines() == 4 * [f"{disk} {disk.stat().st_ino}"]
 
 
 @pytest.mark.usefixtures("archive")

@@ -2,7 +2,8 @@
 
 from tests.images.archive import Image, Layout, SymlinkTo, oci_members, old_members, write_docker_archive, write_members
 from tests.images.catalogue import app_image, busybox_image, edge_image, implied_parents_image, untagged_image
-from tests.images.debian import debian_base_image, debian_image
+from tests.images.debian import debian_base_image, debian_image, debian_layer
+from tests.images.example import example_images
 from tests.images.layer import Entry, Layer, make_layer
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "busybox_image",
     "debian_base_image",
     "debian_image",
+    "debian_layer",
     "edge_image",
+    "example_images",
     "implied_parents_image",
     "make_layer",
     "oci_members",

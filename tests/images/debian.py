@@ -24,7 +24,6 @@ from tests.images.layer import EPOCH_NS, Layer
 
 SUITE = "trixie"
 BASE_PACKAGES = ("base-files", "bash", "coreutils")
-REDIS_PACKAGES = ("redis-server",)
 # What no program of ours reads: documentation, and what mmdebstrap leaves behind (it names this machine's mirror).
 LEFT_OUT = (
     "./dev/",
@@ -43,31 +42,36 @@ LEFT_OUT = (
 @cache
 def debian_base_image() -> Image:
     """Bash and coreutils of Debian, in one layer."""
-    return Image((Layer(_cached_layers() / "base.tar"),), ("debian-base:trixie",), {"Cmd": ["bash"]})
+    return Image((debian_layer(),), ("debian-base:trixie",), {"Cmd": ["bash"]})
 
 
 @cache
 def debian_image() -> Image:
     """Redis on top of the base image: two layers, the lower one shared."""
-    layers = (*debian_base_image().layers, Layer(_cached_layers() / "redis.tar"))
+    layers = (debian_layer(), debian_layer("redis-server"))
     return Image(layers, ("debian-redis:trixie",), {"Cmd": ["redis-server", "--version"], "Labels": {"suite": SUITE}})
 
 
 @cache
-def _cached_layers() -> Path:
-    """The folder with both layers; it appears complete or not at all."""
+def debian_layer(*packages: str) -> Layer:
+    """What some packages, and those that they depend on, add to the base layer; without any, the base layer itself."""
+    below = _members(debian_layer()) if packages else {}
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "docker-preloader" / "images"
-    folder = home / hashlib.sha256(platform.machine().encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+    key = " ".join((platform.machine(), *packages)).encode() + Path(__file__).read_bytes()
+    folder = home / hashlib.sha256(key).hexdigest()[:16]  # it appears complete or not at all
     if not folder.is_dir():
         home.mkdir(parents=True, exist_ok=True)
         with _temporary_folder(home) as scratch:
-            _make_layers(scratch)
+            tree = scratch / "tree.tar"
+            _extract_packages((*BASE_PACKAGES, *packages), tree)
+            _write_layer(tree, scratch / "layer.tar", below)
+            tree.unlink()
             try:
                 scratch.rename(folder)
             except OSError:  # another test run was first
                 if not folder.is_dir():
                     raise
-    return folder
+    return Layer(folder / "layer.tar")
 
 
 @contextmanager
@@ -77,16 +81,6 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make_layers(folder: Path) -> None:
-    base_tree, redis_tree = folder / "base-tree.tar", folder / "redis-tree.tar"
-    _extract_packages(BASE_PACKAGES, base_tree)
-    _extract_packages((*BASE_PACKAGES, *REDIS_PACKAGES), redis_tree)
-    _write_layer(redis_tree, folder / "redis.tar", below=_members(base_tree))
-    _write_layer(base_tree, folder / "base.tar", below={})
-    base_tree.unlink()
-    redis_tree.unlink()
 
 
 def _extract_packages(packages: tuple[str, ...], tar: Path) -> None:
@@ -99,9 +93,9 @@ def _extract_packages(packages: tuple[str, ...], tar: Path) -> None:
     )
 
 
-def _members(tar: Path) -> dict[str, tuple[object, ...]]:
-    with tarfile.open(tar) as tree:
-        return {member.name: _identity(member) for member in tree}
+def _members(layer: Layer) -> dict[str, tuple[object, ...]]:
+    with layer.open() as file, tarfile.open(fileobj=file) as tar:
+        return {member.name: _identity(member) for member in tar}
 
 
 def _identity(member: tarfile.TarInfo) -> tuple[object, ...]:
