@@ -7,6 +7,7 @@ imports nothing that pytest has not imported already; what the fixtures need is 
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
@@ -135,6 +136,7 @@ def preload_vm(pytestconfig: pytest.Config, _preload_signals: None) -> Iterator[
     preloader_agent.host.Vm can do drives it. `config` are fields of preloader_agent.host.VmConfig, such as
     memory_mib=2048. With boot_timeout=None, nothing waits for its boot. It ends with the block, or with the session.
     """
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it logs, it raises too
     machines = pytestconfig.stash[_MACHINES]
 
     def run_machine(
@@ -186,7 +188,8 @@ def _find_guest(config: pytest.Config, given: str | Path | None) -> Path:
 def _configure(guest: Path, disks: tuple[Path, ...], config: dict[str, Any]) -> VmConfig:
     from preloader_agent.host.vm.config import VmConfig  # noqa: PLC0415
 
-    return replace(VmConfig.of_guest(guest), disks=disks, **config)
+    base = VmConfig.of_guest(guest) if guest.is_dir() else VmConfig(root_disk=guest)
+    return replace(base, disks=disks, **config)
 
 
 @pytest.hookimpl(tryfirst=True)

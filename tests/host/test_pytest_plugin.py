@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -12,14 +16,17 @@ import pytest
 from preloader_agent.host.diskcache import cache_disk
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run, start
+from preloader_agent.host.vm.accelerator import QEMU
 from tests import images
-from tests.host.command import PYTHONPATH
+from tests.host.command import PYTHONPATH, SIGNALS
+from tests.host.vm.bootsector import write_guest
 
 pytest_plugins = ["pytester"]
 
 PLUGIN = "preloader_agent.host.pytest_plugin"
 
 BOUND = 60.0  # seconds
+needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"needs {QEMU}")
 
 RunTests = Callable[..., pytest.RunResult]
 
@@ -191,3 +198,118 @@ def test_a_wrong_option_is_refused_at_once(run_tests: RunTests) -> None:
     result = run_tests("def test_other(): pass", "--preload-guest=none.qcow2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --preload-guest */none.qcow2: there is no such file or folder"])
+
+
+# --- machines, whose guest is a boot sector that says hello and stays ---
+
+
+USE_HELLO = """
+from preloader_agent.host.vm.waiting import tries
+
+def wait_for_hello(vm):
+    assert any("hello" in vm.console() for _ in tries(20, pause=0.05)), vm.console()
+"""
+
+
+@pytest.fixture
+def hello(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Such a guest; when the test is over, no machine and no file of one may be there."""
+    guest = write_guest(folder / "hello.raw", ending="stay")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # where Python has remembered it
+    yield guest
+    assert list(folder.iterdir()) == [guest]
+    assert processes_of(folder) == []
+
+
+def processes_of(folder: Path) -> list[bytes]:
+    lines = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
+    return [line for line in lines if f"{folder}/".encode() in line]
+
+
+@needs_qemu
+def test_a_machine_that_does_not_boot_says_what_its_console_said(run_tests: RunTests, hello: Path) -> None:
+    result = run_tests(USE_VM.format(arguments="boot_timeout=2"), f"--preload-guest={hello}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *VmError: guest agent: no answer after 2 s*",
+            "E *--- the console's last lines ---",
+            "E *hello",
+        ]
+    )
+    assert result.stdout.str().count("hello") == 1
+    result.stdout.no_fnmatch_line("*/host/*")
+
+
+@needs_qemu
+def test_a_failed_test_shows_the_consoles_of_its_machines(run_tests: RunTests, hello: Path) -> None:
+    tests = """
+def test_first(preload_vm):
+    with preload_vm(boot_timeout=None) as vm:
+        wait_for_hello(vm)
+
+def test_within(preload_vm):
+    with preload_vm(boot_timeout=None) as vm:
+        wait_for_hello(vm)
+        assert "found" == "expected"
+
+def test_without():
+    assert "found" == "expected"
+"""
+    result = run_tests(USE_HELLO + tests, f"--preload-guest={hello}")
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*_ test_within _*", "*- console of machine 2 (no disks) -*", "*hello", "*_ test_without _*"]
+    )
+    assert result.stdout.str().count("console of") == 1
+    result.stdout.no_fnmatch_line("*Captured log*")
+
+
+@needs_qemu
+def test_a_machine_that_is_forgotten_ends_with_the_session(
+    run_tests: RunTests, pytester: pytest.Pytester, hello: Path
+) -> None:
+    pytester.makeini(f"[pytest]\npreload_guest = {hello}")
+    tests = """
+forgotten = []
+
+def test_vm(preload_vm):
+    forgotten.append(preload_vm(boot_timeout=None))
+    wait_for_hello(forgotten[0].__enter__())
+"""
+    run_tests(USE_HELLO + tests).assert_outcomes(passed=1)
+
+
+@needs_qemu
+@pytest.mark.parametrize("number", SIGNALS)
+def test_nothing_is_left_after_an_interruption(
+    pytester: pytest.Pytester, hello: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    tests = """
+import pytest
+
+@pytest.fixture(scope="session")
+def vm(preload_vm):
+    with preload_vm(boot_timeout=None) as vm:
+        yield vm
+
+def test_vm(vm):
+    wait_for_hello(vm)
+    open("begun", "w").close()
+    vm.wait_booted()
+"""
+    os.mkfifo(pytester.path / "begun")
+    pytester.makepyfile(test_it=USE_HELLO + tests)
+    options = ["-p", PLUGIN, f"--preload-guest={hello}"]
+    argv = ["env", f"PYTHONPATH={PYTHONPATH}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest"]
+    with (tmp_path / "log").open("wb") as log:
+        process = start([*argv, *options], log=log)
+    try:
+        (pytester.path / "begun").read_bytes()
+        process.send_signal(number)
+        assert process.wait(BOUND) == pytest.ExitCode.INTERRUPTED
+    finally:
+        process.kill()
+        process.wait()
+    assert "KeyboardInterrupt" in (tmp_path / "log").read_text()
