@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from preloader_agent.host.disk import BuildOptions as BuildOptions
+    from preloader_agent.host.disk import Built as Built
     from preloader_agent.host.disk import build_disk as build_disk
+    from preloader_agent.host.vm.config import Forward as Forward
+    from preloader_agent.host.vm.config import SharedFolder as SharedFolder
+    from preloader_agent.host.vm.config import UserNetwork as UserNetwork
     from preloader_agent.host.vm.config import VmConfig as VmConfig
+    from preloader_agent.host.vm.driver import Ending as Ending
     from preloader_agent.host.vm.driver import Vm as Vm
 
-_PLACES = {
-    "BuildOptions": "preloader_agent.host.disk",
-    "Vm": "preloader_agent.host.vm.driver",
-    "VmConfig": "preloader_agent.host.vm.config",
-    "build_disk": "preloader_agent.host.disk",
+_MODULES = {
+    "preloader_agent.host.disk": ("BuildOptions", "Built", "build_disk"),
+    "preloader_agent.host.vm.config": ("Forward", "SharedFolder", "UserNetwork", "VmConfig"),
+    "preloader_agent.host.vm.driver": ("Ending", "Vm"),
 }
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = list(_PLACES)
 
 
