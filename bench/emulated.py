@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.disks import four_disks
-from bench.readiness import build_guest
 from bench.startjob import FLOOR, INSTALL_FLOOR, OURS, SCRIPT, exec_to_ready
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Vm
+from tests.cachedguests import packaged_guest
 
 SCRIPT_FILE = Path(__file__).with_name("nixos.sh")
 INSTALL_SCRIPT = """
@@ -30,7 +30,7 @@ def measure_vm(folder: Path, rounds: int) -> dict[str, list[float]]:
     """The agent, the script and the floor, with what they read in the page cache and without, as at boot."""
     disks = [disk.rename(disk.with_stem(inspect_disk(disk).label)) for disk in four_disks(folder)]
     labels = " ".join(disk.stem for disk in disks)
-    config = VmConfig.of_guest(build_guest())
+    config = VmConfig.of_guest(packaged_guest())
     figures: dict[str, list[float]] = {}
     with Vm(replace(config, disks=tuple(disks), credentials={"docker-preloader.expect": labels})) as vm:
         vm.wait_booted()

@@ -16,24 +16,17 @@ from statistics import median
 from bench.disks import LAYERS_OF_MANY, four_disks, many_disks, raw_copy
 from bench.startjob import FLOOR, INSTALL_FLOOR, OURS, Guest, properties, start_job
 from preloader_agent.guest.daemon import TICK_SECONDS
-from preloader_agent.host.run import run
+from tests.cachedguests import packaged_guest
 from tests.system.nspawn import NspawnGuest, unpack_tree
 
-PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
 STARTS = 5  # of each unit in a round, in turn
 NUMBERS = (10, 25, 50, 100)
 IDLE_SECONDS = 60.0
 
 
-def build_guest() -> Path:
-    """The folder of the test guest with our package: see packaging/build-guest."""
-    deb = run([PACKAGING / "build-deb"]).strip()
-    return Path(run([PACKAGING / "build-guest", "--deb", deb]).strip())
-
-
 def measure_readiness(folder: Path) -> dict[str, float]:
     """Start with no disk, with four, and with many."""
-    tree = unpack_tree(build_guest())
+    tree = unpack_tree(packaged_guest())
     four = [raw_copy(disk) for disk in four_disks(folder)]
     many = [raw_copy(disk) for disk in many_disks(folder, NUMBERS[-1])]
     with NspawnGuest(tree) as guest:
@@ -63,7 +56,7 @@ def measure_readiness(folder: Path) -> dict[str, float]:
 
 def measure_idle(folder: Path) -> dict[str, float]:
     """Wake-ups and memory without disks, with four and with many, and memory after a disk was plugged."""
-    tree = unpack_tree(build_guest())
+    tree = unpack_tree(packaged_guest())
     four = [raw_copy(disk) for disk in four_disks(folder)]
     many = [raw_copy(disk) for disk in many_disks(folder, NUMBERS[-1])]
     figures: dict[str, float] = {}

@@ -11,6 +11,7 @@
     |   |-- ToolMissing        it is not installed
     |   |-- WheelMissing       pip has none of a Python package for a guest
     |   `-- CommandFailed      it ran and reported a failure
+    |-- ReleaseExpired         the packages of a Debian mirror are older than they may be
     |-- NoSpace                there is no room for the disk
     |-- MountError             mount(2) or umount(2) failed
     |-- DisksMissing           disks that are required did not come: exit code 3
@@ -153,6 +154,19 @@ class CommandFailed(ToolError):
     def __str__(self) -> str:
         how = f"exit status {self.status}" if self.status >= 0 else f"signal {-self.status}"
         return f"{' '.join(self.argv)}: {how}: {self.output or 'no output'}"
+
+
+class ReleaseExpired(PreloaderError):
+    """The packages of a Debian mirror are older than they may be; `lines` are apt's own."""
+
+    def __init__(self, suite: str, lines: list[str]) -> None:
+        super().__init__(suite, lines)
+        self.suite = suite
+        self.lines = lines
+
+    def __str__(self) -> str:
+        advice = "use a mirror that is kept up to date, or accept these packages with --no-check-valid-until"
+        return f"{self.suite}: the mirror's package lists are out of date: {advice}\n" + "\n".join(self.lines)
 
 
 class NoSpace(PreloaderError):

@@ -16,12 +16,11 @@ from tempfile import TemporaryDirectory
 
 from preloader_agent.errors import PreloaderError
 from preloader_agent.host.disk import build_disk
-from preloader_agent.host.run import run
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Ending, Vm
+from tests.cachedguests import packaged_guest
 from tests.images import busybox_image, debian_base_image, debian_image, write_docker_archive
 
-PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
 RUN = "docker run --rm --network none"
 
 
@@ -47,8 +46,7 @@ def show_product(folder: Path) -> None:
         first = build(first_archive)
         second = build(second_archive)
     with step("Build the guest: Debian 13 with docker.io and the docker-preloader package (cached)"):
-        deb = run([PACKAGING / "build-deb"]).strip()
-        guest = Path(run([PACKAGING / "build-guest", "--deb", deb]).strip())
+        guest = packaged_guest()
     with Vm(replace(VmConfig.of_guest(guest), disks=(first,))) as vm:
         with step(f"Boot it with {first.name} attached"):
             vm.wait_booted()

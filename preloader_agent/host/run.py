@@ -48,24 +48,39 @@ def run(  # noqa: PLR0913 - each is one property of a process
     ok: Sequence[int] = (0,),
     timeout: float | None = None,
     with_stderr: bool = False,
+    grace: float = 0,
 ) -> str:
     """Run a program to its end and return its standard output, and before it its standard error if asked.
 
-    Raises CommandFailed when its exit status is not in `ok` or `timeout` seconds have passed, ToolMissing when it is
-    not there.
+    If we are interrupted, it has `grace` seconds to remove what it has made, and is killed then. Raises CommandFailed
+    when its exit status is not in `ok` or `timeout` seconds have passed, ToolMissing when it is not there.
     """
     words = [str(word) for word in argv]
-    given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+    data = stdin if isinstance(stdin, bytes) else None
+    source = subprocess.PIPE if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL
+    streams: dict[str, Any] = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
-        done = subprocess.run(words, capture_output=True, env=environment(env), timeout=timeout, check=False, **given)
+        with subprocess.Popen(words, env=environment(env), **streams) as program:
+            try:
+                output, errors = program.communicate(data, timeout)
+            except BaseException:
+                _end(program, grace)
+                raise
     except FileNotFoundError as err:
         raise ToolMissing(words[0], "install it, or put it on PATH") from err
     except subprocess.TimeoutExpired as err:
         raise CommandFailed(words, -9, f"not finished after {timeout:g} s") from err
-    if done.returncode not in ok:
-        output = (done.stderr + done.stdout).decode(errors="replace")
-        raise CommandFailed(words, done.returncode, output[-OUTPUT_TAIL:])
-    return str(done.stderr + done.stdout if with_stderr else done.stdout, errors="surrogateescape")
+    if program.returncode not in ok:
+        raise CommandFailed(words, program.returncode, (errors + output).decode(errors="replace")[-OUTPUT_TAIL:])
+    return str(errors + output if with_stderr else output, errors="surrogateescape")
+
+
+def _end(program: subprocess.Popen[bytes], grace: float) -> None:
+    if grace:
+        program.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            program.communicate(timeout=grace)  # not wait: what it says then must not fill a pipe
+    program.kill()
 
 
 def run_aloud(argv: Sequence[str | Path], say: Callable[[str], None]) -> None:

@@ -12,13 +12,12 @@ from typing import Protocol
 
 import pytest
 
-from preloader_agent.host.run import environment, run
+from preloader_agent.host.run import environment
+from tests.cachedguests import packaged_guest
 from tests.dockerd import Dockerd
 from tests.system.nspawn import unpack_tree
 
 HERE = Path(__file__).parent
-PACKAGING = HERE.parent.parent / "packaging"
-BUILD_TIMEOUT = 1200.0  # both trees from a mirror; a minute and a half each with a fast one
 
 
 class NewDockerd(Protocol):
@@ -61,5 +60,4 @@ def tree() -> Path:
     for tool in ("systemd-nspawn", "mmdebstrap", "unshare", "qemu-img"):
         if shutil.which(tool, path=environment()["PATH"]) is None:
             pytest.skip(f"needs {tool}: run packaging/install-tools")
-    deb = run([PACKAGING / "build-deb"], timeout=BUILD_TIMEOUT).strip()
-    return unpack_tree(Path(run([PACKAGING / "build-guest", "--deb", deb], timeout=BUILD_TIMEOUT).strip()))
+    return unpack_tree(packaged_guest())

@@ -36,11 +36,15 @@ ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 # udevd runs only where /sys is writable; runc makes a session keyring, which systemd-nspawn's seccomp filter forbids.
 SETTINGS = ("SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes", "SYSTEMD_SECCOMP=0")
 
+# The first two would change the host; nobody logs in.
+MASKED = ("systemd-sysctl", "systemd-modules-load", "console-getty", "systemd-user-sessions")
+WORDS = " ".join(["systemd.show_status=0", *(f"systemd.mask={unit}.service" for unit in MASKED)])
+
 # In a mount namespace of its own, so that all of this is gone with the guest. /run: the host needs no systemd, and
 # nspawn's locks stay here. cgroup2: the host may have version 1. The cgroup: the guest's slices would be made in the
 # host's root otherwise. /var/lib/docker: dockerd's overlays cannot stand on an overlay. 133: with --keep-unit,
 # systemd-nspawn leaves a reboot to whoever started it.
-SETUP = """
+SETUP = f"""
 tree=$1 folder=$2 name=$3
 shift 3
 mount -t tmpfs -o mode=755 lab "$folder/lab"
@@ -59,7 +63,7 @@ status=133
 while [ $status = 133 ]; do
     status=0
     systemd-nspawn --directory=root --machine=guest --boot --register=no --keep-unit --quiet --console=pipe \\
-        --capability=all --private-network --bind=/dev/loop-control "$@" systemd.show_status=0 || status=$?
+        --capability=all --private-network --bind=/dev/loop-control "$@" {WORDS} || status=$?
 done
 exit $status
 """
@@ -76,7 +80,7 @@ LOOP_DROP_IN = "[Service]\nDeviceAllow=block-loop r\n"
 
 
 def unpack_tree(guest: Path) -> Path:
-    """The tree of a guest that packaging/build-guest made; unpacked once, beside its root.tar, and gone with it."""
+    """The tree of a guest of tests.cachedguests; unpacked once, beside its root.tar, and gone with it."""
     tree = guest / "tree"
     with (guest / "tree.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

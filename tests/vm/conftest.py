@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.run import environment, run
+from preloader_agent.host.run import environment
 from preloader_agent.host.vm.accelerator import QEMU
+from tests.cachedguests import packaged_guest
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.vm.disks import make_disk
 
 HERE = Path(__file__).parent
-PACKAGING = HERE.parent.parent / "packaging"
-BUILD_TIMEOUT = 1200.0  # both trees from a mirror; a minute and a half each with a fast one
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,9 +31,13 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def guest() -> Path:
-    """The folder of a guest that packaging/build-guest made: see VmConfig.of_guest."""
+    """The folder of a Debian 13 guest with our Debian package: see VmConfig.of_guest."""
+    check_tools()
+    return packaged_guest()
+
+
+def check_tools() -> None:
+    """Skip what needs a guest where none can be built."""
     for tool in (QEMU, "qemu-img", "mmdebstrap", "mke2fs"):
         if shutil.which(tool, path=environment()["PATH"]) is None:
             pytest.skip(f"needs {tool}: run packaging/install-tools")
-    deb = run([PACKAGING / "build-deb"], timeout=BUILD_TIMEOUT).strip()
-    return Path(run([PACKAGING / "build-guest", "--deb", deb], timeout=BUILD_TIMEOUT).strip())

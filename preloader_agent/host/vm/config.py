@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from preloader_agent.errors import InvalidValue
 
-# What a guest of packaging/build-guest boots with. condition_needs_update=0: no ldconfig and the like at a boot that
+# What a guest of `preloader guest build` boots with. condition_needs_update=0: no ldconfig and the like at a boot that
 # nobody keeps. mitigations=off and the short list of security modules take a quarter off an emulated boot.
 GUEST_APPEND = (
     "root=LABEL=guest-root console=ttyS0 quiet mitigations=off tsc=reliable 8250.nr_uarts=1"
@@ -123,6 +123,6 @@ class VmConfig:
 
     @classmethod
     def of_guest(cls, folder: Path) -> Self:
-        """A guest that packaging/build-guest made, with nothing attached; `dataclasses.replace` adds to it."""
+        """A folder with disk.qcow2, vmlinuz and initrd, with nothing attached; `dataclasses.replace` adds to it."""
         root, kernel, initrd = folder / "disk.qcow2", folder / "vmlinuz", folder / "initrd"
         return cls(root_disk=root, kernel=kernel, initrd=initrd, append=GUEST_APPEND)
