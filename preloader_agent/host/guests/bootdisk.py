@@ -20,8 +20,8 @@ _ROOT_START = _ESP_START + _ESP_SIZE
 MIN_FREE = 512 * MIB  # of the root: what ext4 itself needs, and something to work with
 _MBR_CODE = 440  # bytes before the disk's signature and the partition table
 
-_SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
-_SYSLINUX_MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
+SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
+SYSLINUX_MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 _TOOLS = {
     "sfdisk": "fdisk",
     "mkfs.fat": "dosfstools",
@@ -30,7 +30,7 @@ _TOOLS = {
     "mke2fs": "e2fsprogs",
     "qemu-img": "qemu-utils",
 }
-_FILES = {_SYSTEMD_BOOT: "systemd-boot-efi", _SYSLINUX_MBR: "syslinux-common"}
+_FILES = {SYSTEMD_BOOT: "systemd-boot-efi", SYSLINUX_MBR: "syslinux-common"}
 
 # A screen is served too; what is said last is what /dev/console is.
 _APPEND = f"console=tty0 {GUEST_APPEND}"
@@ -59,7 +59,7 @@ def write_disk(tree: Path, boot: BootFiles, size: int, disk: Path) -> None:
     if size < needed:
         raise InvalidValue("size", f"{size // MIB}M", f"at least {-(-needed // MIB)}M for this guest")
     with disk.open("wb") as file:
-        file.write(_SYSLINUX_MBR.read_bytes()[:_MBR_CODE])
+        file.write(SYSLINUX_MBR.read_bytes()[:_MBR_CODE])
         file.truncate(size)
     _write_partitions(disk)
     _write_esp(disk, boot)
@@ -85,7 +85,7 @@ def _write_esp(disk: Path, boot: BootFiles) -> None:
     run(["mmd", "-i", place, "::EFI", "::EFI/BOOT", "::loader", "::loader/entries"])
     for path, text in settings.items():
         run(["mcopy", "-i", place, "-", f"::{path}"], stdin=text.encode())
-    files = {"EFI/BOOT/BOOTX64.EFI": _SYSTEMD_BOOT, "vmlinuz": boot.kernel, "initrd": boot.initrd}
+    files = {"EFI/BOOT/BOOTX64.EFI": SYSTEMD_BOOT, "vmlinuz": boot.kernel, "initrd": boot.initrd}
     for path, source in files.items():
         run(["mcopy", "-i", place, source, f"::{path}"])
     run(["syslinux", "--install", "--offset", str(_ESP_START), disk])
