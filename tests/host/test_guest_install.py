@@ -8,17 +8,18 @@ import re
 import stat
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from preloader_agent import __version__
 from preloader_agent.errors import CommandFailed, InvalidGuest, PreloaderError, WheelMissing
 from preloader_agent.host.guests.install import Installed, install_into_folder, install_into_image, install_into_tar
 from preloader_agent.host.run import run
-from tests.host.command import PYTHONPATH
+from tests.host.command import PYTHONPATH, Preloader
 from tests.host.guesttrees import (
     S390X,
     SITE,
@@ -239,6 +240,32 @@ def test_a_guest_without_docker_is_warned_of(root: Path) -> None:
     (root / "usr/bin/dockerd").unlink()
     (warning,) = install_into_folder(root).warnings
     assert "no dockerd" in warning
+
+
+@pytest.mark.parametrize("kind", ["root", "tar", "image"])
+def test_command(tmp_path: Path, preloader: Preloader, kind: str) -> None:
+    root = make_guest(tmp_path / "root", lacking="orjson")
+    (root / "usr/bin/dockerd").unlink()
+    make_wheel(tmp_path / "wheels", "orjson")
+    guest = {"root": lambda root: root, "tar": pack, "image": make_filesystem}[kind](root)
+    done = preloader("guest", "install", f"--{kind}", guest, "--wheels", tmp_path / "wheels")
+    assert done.out == f"{guest}: docker-preloader {__version__} for Python 3.99, with orjson\n"
+    assert done.err.startswith(f"preloader: warning: {guest}: it has no dockerd")
+    assert done.status == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--root", "x", "--tar", "y")])
+def test_command_for_nothing_or_two(preloader: Preloader, options: Sequence[str]) -> None:
+    done = preloader("guest", "install", *options)
+    assert done.status == 2
+    assert "give one of --root, --tar and --image" in done.err
+
+
+def test_command_that_fails(root: Path, preloader: Preloader) -> None:
+    remove_systemd(root)
+    done = preloader("guest", "install", "--root", root)
+    assert done.status == 2
+    assert done.err.startswith(f"preloader: {root}: has no /usr/lib/systemd/systemd")
 
 
 def remove_python(root: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from preloader_agent import __version__
 from preloader_agent.errors import InvalidValue
 from preloader_agent.host.cli.output import human_size, progress_bar
 
@@ -59,6 +60,35 @@ def build(output: Path, boot_folder: Path | None, *, is_forced: bool, **chosen: 
         build_guest(config, output, boot_folder=boot_folder, is_forced=is_forced, progress=progress)
     suite, size = config.base.suite.value, human_size(output.stat().st_size)
     click.echo(f"{output}: Debian {suite} with docker-preloader, {size}; root logs in without a password")
+
+
+@guest.command()
+@click.option("--root", metavar="FOLDER", type=_FILE, help="The root of the guest's file system, in a folder.")
+@click.option("--tar", metavar="ROOT.tar", type=_FILE, help="A tar file of that, not compressed.")
+@click.option("--image", metavar="GUEST.qcow2", type=_FILE, help="A disk image, qcow2 or raw, whose root is ext4.")
+@click.option("--wheels", metavar="FOLDER", type=_FILE, help="Where to look for Python packages that the guest lacks.")
+def install(wheels: Path | None, **places: Path | None) -> None:
+    """Put the agent into a guest that exists, and enable it.
+
+    The guest needs systemd, and Python 3.11 or newer. Nothing of it is run. An image must have been shut down, and is
+    as it was if anything fails.
+    """
+    from preloader_agent.host.guests.install import (  # noqa: PLC0415
+        install_into_folder,
+        install_into_image,
+        install_into_tar,
+    )
+
+    installs = {"root": install_into_folder, "tar": install_into_tar, "image": install_into_image}
+    given = [(kind, path) for kind, path in places.items() if path is not None]
+    if len(given) != 1:
+        raise click.UsageError("give one of --root, --tar and --image")
+    [(kind, path)] = given
+    installed = installs[kind](path, wheels)
+    for warning in installed.warnings:
+        click.echo(f"preloader: warning: {path}: {warning}", err=True)
+    brought = f", with {', '.join(installed.carried)}" * bool(installed.carried)
+    click.echo(f"{path}: docker-preloader {__version__} for Python {installed.python.version}{brought}")
 
 
 def _guest_config(
