@@ -173,6 +173,12 @@ def test_a_guests_links_lead_nowhere_else(root: Path, install: Install, tmp_path
     assert not (after / "usr/bin/docker-preloader").is_symlink()
 
 
+def test_a_file_where_the_code_belongs(root: Path, install: Install) -> None:
+    write(root / "usr/lib/docker-preloader")
+    _, after = install(root)
+    assert (after / "usr/lib/docker-preloader/preloader_agent/errors.py").is_file()
+
+
 def test_what_the_guest_lacks_comes_from_wheels(tmp_path: Path, install: Install) -> None:
     root, wheels = make_guest(tmp_path / "root", lacking="orjson"), tmp_path / "wheels"
     make_wheel(wheels, "orjson", "cp399-cp399-manylinux_2_17_x86_64.manylinux2014_x86_64", native__x="of 3.99")
@@ -303,6 +309,11 @@ def make_command_a_folder(root: Path) -> None:
     write(root / "usr/bin/docker-preloader/file")
 
 
+def make_code_a_link(root: Path) -> None:
+    write(root / "data/kept")
+    (root / "usr/lib/docker-preloader").symlink_to("/data")
+
+
 def make_folder_a_file(root: Path) -> None:
     write(root / "usr/lib/udev")
 
@@ -316,6 +327,7 @@ UNFIT: dict[Callable[[Path], None], str] = {
     remove_udev: "has no udev",
     add_debian_package: "has the Debian package docker-preloader: remove that",
     make_command_a_folder: "/usr/bin/docker-preloader is a folder: expected a file",
+    make_code_a_link: "/usr/lib/docker-preloader is a symlink: expected a folder, or nothing",
     make_folder_a_file: "/usr/lib/udev is no folder",
 }
 

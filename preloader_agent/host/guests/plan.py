@@ -5,8 +5,9 @@ All paths are without symlinks, so whoever carries it out follows none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from preloader_agent.errors import InvalidGuest
 from preloader_agent.host.guests.agentfiles import CODE, LIST, Entry
@@ -30,12 +31,15 @@ class Plan:
 
 def plan_install(tree: RootTree, entries: Iterable[Entry]) -> Plan:
     """Put these entries into a tree, and take out what an earlier install has put there."""
+    code = place(tree, CODE)
+    if tree.target(code) is not None:  # all of it is to be replaced, wherever it is
+        raise InvalidGuest(tree.name, f"/{code} is a symlink: expected a folder, or nothing")
     placed = [replace(entry, path=place(tree, entry.path)) for entry in entries]
     removed = _list_old(tree, [entry.path for entry in placed])
     folders = frozenset(path for path in removed if tree.names(path) is not None)
-    for path in folders - set(walk_up(tree, place(tree, CODE))):
+    for path in folders - set(walk_up(tree, code)):
         raise InvalidGuest(tree.name, f"/{path} is a folder: expected a file, or nothing")
-    return Plan(tuple(removed), folders, tuple(_list_new_folders(tree, placed, folders)), tuple(placed))
+    return Plan(tuple(removed), folders, tuple(_list_new_folders(tree, placed, removed)), tuple(placed))
 
 
 def _list_old(tree: RootTree, paths: Sequence[str]) -> list[str]:
@@ -45,20 +49,10 @@ def _list_old(tree: RootTree, paths: Sequence[str]) -> list[str]:
     return [path for path in dict.fromkeys(old) if tree.has(path)]
 
 
-def _list_new_folders(tree: RootTree, entries: Sequence[Entry], removed: frozenset[str]) -> Iterator[str]:
-    known: set[str] = {""}
-    for entry in entries:
-        names = entry.path.split("/")[:-1]
-        for end in range(1, len(names) + 1):
-            path = "/".join(names[:end])
-            if path in known:
-                continue
-            known.add(path)
-            if tree.names(path) is None or path in removed:
-                yield _checked_folder(tree, path)
-
-
-def _checked_folder(tree: RootTree, path: str) -> str:
-    if tree.has(path) and tree.names(path) is None and path != CODE:
-        raise InvalidGuest(tree.name, f"/{path} is no folder: expected one, or nothing")
-    return path
+def _list_new_folders(tree: RootTree, entries: Sequence[Entry], removed: Collection[str]) -> Iterator[str]:
+    folders = {str(folder): None for entry in entries for folder in reversed(PurePosixPath(entry.path).parents[:-1])}
+    for path in folders:
+        if path in removed or not tree.has(path):
+            yield path
+        elif tree.names(path) is None:
+            raise InvalidGuest(tree.name, f"/{path} is no folder: expected one, or nothing")
