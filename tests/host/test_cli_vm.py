@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -70,11 +71,16 @@ class Running:
     def assert_ended(self, status: int) -> None:
         """With that exit status, and nothing left."""
         assert self.process.wait(BOUND) == status, self.said()
-        for _ in tries(BOUND, pause=0.05):
-            if not processes_of(self.folder):
-                break
-        assert processes_of(self.folder) == set()
-        assert list(self.folder.iterdir()) == []
+        assert_nothing_left(self.folder)
+
+
+def assert_nothing_left(folder: Path) -> None:
+    """Once what ends has ended."""
+    for _ in tries(BOUND, pause=0.05):
+        if not processes_of(folder):
+            break
+    assert processes_of(folder) == set()
+    assert list(folder.iterdir()) == []
 
 
 @contextmanager
@@ -260,6 +266,35 @@ def test_a_terminal_is_the_guests_and_then_as_it_was(folder: Path, tmp_path: Pat
         os.close(master)
         os.close(terminal)
     assert list(folder.iterdir()) == []
+
+
+PROGRAM = """
+import sys, pathlib
+from preloader_agent.host import Vm, VmConfig
+with Vm(VmConfig(pathlib.Path(sys.argv[1]), memory_mib=64)) as vm:
+    vm.wait_until_succeeds("true", timeout=1000)
+"""
+
+
+@needs_qemu
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_program_that_drives_a_machine_leaves_nothing(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Whatever ends it: Python knows of one of these alone."""
+    image = write_guest(tmp_path / "guest.raw", ending="stay")
+    variables = [f"PYTHONPATH={PYTHONPATH}", f"TMPDIR={folder}"]
+    with (tmp_path / "log").open("wb") as log:
+        process = start(["env", *variables, sys.executable, "-c", PROGRAM, image], log=log)
+    try:
+        for _ in tries(BOUND, pause=0.05):
+            if any("hello" in path.read_text(errors="replace") for path in folder.glob("*/console.log")):
+                break
+        assert QEMU[:15] in processes_of(folder)
+        process.send_signal(number)
+        process.wait(BOUND)
+        assert_nothing_left(folder)
+    finally:
+        process.kill()
+        process.wait()
 
 
 # --- what goes wrong ---

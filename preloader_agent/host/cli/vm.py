@@ -150,6 +150,8 @@ def _run(config: VmConfig) -> None:
     try:
         with _kept_terminal(), Vm(config) as machine:
             click.echo(f"preloader: --qmp {machine.files.second_qmp} --control {machine.files.control}", err=True)
+            if said := machine.said():
+                click.echo(f"preloader: QEMU says: {said}", err=True)
             try:
                 machine.wait_ended()
             except KeyboardInterrupt:

@@ -242,6 +242,10 @@ class Vm:
             return CONTROL_SEQUENCE.sub("", text)
         return ""
 
+    def said(self) -> str:
+        """What QEMU itself has said, such as warnings; not the guest."""
+        return self._running.said()
+
     @property
     def _running(self) -> Machine:
         if self._machine is None:

@@ -76,11 +76,14 @@ class Machine:
         if self._process.returncode != 0:
             raise VmError(f"QEMU failed: {self.last_words()}")
 
+    def said(self) -> str:
+        """What QEMU itself has said: where its window is if it has none here, and warnings."""
+        return self._files.output.read_text(errors="replace").strip()
+
     def last_words(self) -> str:
-        """What QEMU itself has said, and its exit status if it has ended."""
+        """The same, explained, and its exit status if it has ended."""
         status = self._process.poll()
-        said = self._files.output.read_text(errors="replace").strip()
-        return explain(said or "no output") + ("" if status is None else f", exit status {status}")
+        return explain(self.said() or "no output") + ("" if status is None else f", exit status {status}")
 
     def hindrance(self) -> str:
         """Why the guest cannot go on, if it cannot."""
