@@ -42,6 +42,8 @@ def main() -> None:
         sys.exit(err.exit_code)
     except (click.Abort, KeyboardInterrupt) as err:
         click.echo(f"preloader: interrupted; {str(err) or 'nothing was written'}", err=True)
+        # Python's end takes the handlers away, and a further request would kill it there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
         sys.exit(EXIT_INTERRUPTED)
     except OSError as err:  # of a path that cannot even be looked at, or of a standard output that is full
         click.echo(f"preloader: {err.filename or 'standard output'}: {err.strerror or err}", err=True)
