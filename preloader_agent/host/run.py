@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -52,15 +53,16 @@ def run(  # noqa: PLR0913 - each is one property of a process
 ) -> str:
     """Run a program to its end and return its standard output, and before it its standard error if asked.
 
-    If we are interrupted, it has `grace` seconds to remove what it has made, and is killed then. Raises CommandFailed
-    when its exit status is not in `ok` or `timeout` seconds have passed, ToolMissing when it is not there.
+    If we are interrupted, it is killed; with `grace`, it and what it started have so many seconds to end in an orderly
+    way before. Raises CommandFailed when its exit status is not in `ok` or `timeout` seconds have passed, ToolMissing
+    when it is not there.
     """
     words = [str(word) for word in argv]
     data = stdin if isinstance(stdin, bytes) else None
     source = subprocess.PIPE if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL
     streams: dict[str, Any] = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
-        with subprocess.Popen(words, env=environment(env), **streams) as program:
+        with subprocess.Popen(words, env=environment(env), process_group=0 if grace else None, **streams) as program:
             try:
                 output, errors = program.communicate(data, timeout)
             except BaseException:
@@ -76,10 +78,13 @@ def run(  # noqa: PLR0913 - each is one property of a process
 
 
 def _end(program: subprocess.Popen[bytes], grace: float) -> None:
+    """End a program; one with a grace leads a process group, in which who waits for others ends once they have."""
     if grace:
-        program.terminate()
+        os.killpg(program.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             program.communicate(timeout=grace)  # not wait: what it says then must not fill a pipe
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
     program.kill()
 
 
