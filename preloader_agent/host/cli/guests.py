@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from preloader_agent import __version__
-from preloader_agent.errors import InvalidValue
 from preloader_agent.host.cli.output import human_size, progress_bar
+from preloader_agent.host.vm.parsing import parse_size
 
 if TYPE_CHECKING:
     from preloader_agent.host.guests.build import GuestConfig
 
-_SIZE = re.compile(r"(\d+)([MGT])", re.IGNORECASE)
-_UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FILE = click.Path(path_type=Path)
 
 
@@ -98,11 +95,3 @@ def _guest_config(
     from preloader_agent.host.guests.build import GuestConfig  # noqa: PLC0415
 
     return GuestConfig(BaseConfig(Suite(suite), include, is_validity_checked), size=parse_size(size), **others)
-
-
-def parse_size(text: str) -> int:
-    """The bytes of a size such as 8G."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise InvalidValue("size", text, "a number with M, G or T, such as 8G")
-    return int(match[1]) * _UNITS[match[2].upper()]
