@@ -16,6 +16,7 @@ from preloader_agent.host.vm.complaints import explain, explain_stop
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.guard import Guard
 from preloader_agent.host.vm.guest_shell import GuestShell
+from preloader_agent.host.vm.interruptions import put_off
 from preloader_agent.host.vm.plan import Making, VmPlan
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
@@ -32,16 +33,18 @@ class Machine:
     def __init__(self, plan: VmPlan, files: VmFiles, *, is_interactive: bool = False) -> None:
         self._files = files
         with ExitStack() as undo:
+            guard = Guard(files.folder)
+            undo.callback(guard.dismiss)
             _make_files(plan)
-            daemons = [undo.enter_context(_running(making, making.path.with_suffix(".log"))) for making in plan.daemons]
+            for daemon in plan.daemons:
+                undo.enter_context(_running(daemon, guard))
             _remove(files.sockets)
             undo.callback(_remove, files.sockets)
-            with files.output.open("wb") as output:
-                begin = start_on_terminal if is_interactive else start_apart
+            begin = start_on_terminal if is_interactive else start_apart
+            with files.output.open("wb") as output, put_off():
                 self._process = begin(plan.command, log=output)
-            undo.callback(self._kill)
-            guard = Guard([self._process.pid, *(daemon.pid for daemon in daemons)], files.folder)
-            undo.callback(guard.dismiss)
+                undo.callback(self._kill)
+                guard.watch(self._process.pid)
             self.monitor = undo.enter_context(closing(self._connect()))
             self.shell = undo.enter_context(closing(GuestShell(files.agent, self.check)))
             self._undo = undo.pop_all()
@@ -144,23 +147,28 @@ def _make_files(plan: VmPlan) -> None:
 
 
 @contextmanager
-def _running(daemon: Making, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(daemon: Making, guard: Guard) -> Iterator[None]:
     """A daemon that listens on its socket. It ends when QEMU does; if not, it is ended."""
     daemon.path.unlink(missing_ok=True)
-    with log.open("wb") as output:
+    log = daemon.path.with_suffix(".log")
+    with log.open("wb") as output, put_off():
         process = start_apart(daemon.command, log=output)
+        guard.watch(process.pid)
     try:
-        for _ in tries(START_TIMEOUT, pause=0.02):
-            if daemon.path.exists():
-                break
-            if process.poll() is not None:
-                said = log.read_text(errors="replace").strip()
-                raise VmError(f"{daemon.command[0]} ended at its start: {said or 'no output'}")
-        else:
-            raise VmError(f"{daemon.command[0]} has made no socket after {START_TIMEOUT:g} s")
-        yield process
+        _wait_listening(daemon, process, log)
+        yield
     finally:
         with suppress(subprocess.TimeoutExpired):
             process.wait(END_TIMEOUT)
         process.kill()
         process.wait()
+
+
+def _wait_listening(daemon: Making, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in tries(START_TIMEOUT, pause=0.02):
+        if daemon.path.exists():
+            return
+        if process.poll() is not None:
+            said = log.read_text(errors="replace").strip()
+            raise VmError(f"{daemon.command[0]} ended at its start: {said or 'no output'}")
+    raise VmError(f"{daemon.command[0]} has made no socket after {START_TIMEOUT:g} s")

@@ -15,6 +15,7 @@ from typing import TypeVar
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from preloader_agent.errors import VmError
+from preloader_agent.host.vm.interruptions import put_off
 from preloader_agent.host.vm.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
@@ -29,7 +30,8 @@ class Monitor:
     """A connection to the monitor of one running QEMU."""
 
     def __init__(self, socket: Path) -> None:
-        self._loop = asyncio.new_event_loop()
+        with put_off():
+            self._loop = asyncio.new_event_loop()
         self._client = QMPClient("vm")
         try:
             self._run(self._client.connect(str(socket)), GREETING_TIMEOUT, f"QMP monitor at {socket}")
@@ -39,6 +41,9 @@ class Monitor:
                 err.problem += "; it serves one client at a time: is another program connected?"
             else:
                 err.problem += "; expected the socket of a running QEMU's -qmp unix:SOCKET,server=on,wait=off"
+            raise
+        except BaseException:
+            self.close()
             raise
 
     def close(self) -> None:
@@ -106,12 +111,9 @@ class Monitor:
     def _run(self, work: Coroutine[object, object, T], timeout: float, what: str) -> T:
         task = self._loop.create_task(asyncio.wait_for(work, timeout))
         try:
-            return self._loop.run_until_complete(task)
-        except KeyboardInterrupt:
-            task.cancel()  # or asyncio complains of it when the loop is closed
-            with suppress(asyncio.CancelledError, QMPError, OSError, EOFError):
-                self._loop.run_until_complete(task)
-            raise
+            # What is raised in one of the client's own tasks would end that, and whoever waits for it would wait on.
+            with put_off(lambda: self._loop.call_soon_threadsafe(task.cancel)):
+                return self._loop.run_until_complete(task)
         except TimeoutError as err:
             raise VmError(f"{what}: no answer after {timeout:g} s") from err
         except (QMPError, OSError, EOFError) as err:
