@@ -14,7 +14,7 @@ from preloader_agent.host.vm.diskfile import DiskFile
 _LETTERS = 5  # of a target's name: 12 million names, and a number that fits into libvirt's index of disks
 # On a SCSI controller, but for target 0, where libvirt puts disks of its own accord. Its schema has two digits for a
 # target, QEMU's virtio-scsi 16384 units in each.
-_TARGETS, _UNITS = 99, 16384
+TARGETS, UNITS = 99, 16384
 
 
 class _Bus(NamedTuple):
@@ -65,5 +65,5 @@ def _target_name(name: str, bus: str) -> str:
 
 
 def _scsi_address(name: str) -> dict[str, str]:
-    target, unit = divmod(_number_of(name, _TARGETS * _UNITS), _UNITS)
+    target, unit = divmod(_number_of(name, TARGETS * UNITS), UNITS)
     return {"type": "drive", "controller": "0", "bus": "0", "target": str(target + 1), "unit": str(unit)}

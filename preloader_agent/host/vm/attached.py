@@ -24,7 +24,7 @@ _LOCKED = 'Failed to get shared "write" lock'  # QEMU has no error class for it
 _SHOWN = 3  # refusals that a person still reads
 _NEEDED = (
     "give QEMU a controller, -device virtio-scsi-pci, or a port for each disk, "
-    "-device pcie-root-port,id=port1,chassis=1 with another number each"
+    "-device pcie-root-port,id=port1,chassis=1 with another number each; for `preloader vm run` that is --spare-ports"
 )
 
 log = logging.getLogger(__name__)
