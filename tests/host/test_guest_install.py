@@ -173,6 +173,20 @@ def test_a_guests_links_lead_nowhere_else(root: Path, install: Install, tmp_path
     assert not (after / "usr/bin/docker-preloader").is_symlink()
 
 
+def test_a_usr_that_leads_to_a_folder_that_the_host_has(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    moved = root / f".{outside}"
+    moved.parent.mkdir(parents=True)
+    (root / "usr").rename(moved)
+    (root / "usr").symlink_to(outside)
+    before = outside.stat().st_mtime_ns
+    install_into_folder(root)
+    assert list(outside.iterdir()) == []
+    assert outside.stat().st_mtime_ns == before
+    assert (moved / "bin/docker-preloader").is_file()
+
+
 def test_a_file_where_the_code_belongs(root: Path, install: Install) -> None:
     write(root / "usr/lib/docker-preloader")
     _, after = install(root)

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from preloader_agent.errors import InvalidGuest, PreloaderError
 from preloader_agent.host.guests.agentfiles import File
 from preloader_agent.host.guests.plan import Plan
+from preloader_agent.host.guests.roottree import resolve
 
 
 class FolderTree:
@@ -47,8 +48,8 @@ class FolderTree:
 
 def apply_to_folder(root: Path, plan: Plan) -> None:
     """Carry out a plan. Everything is written before anything is taken away, so a full disk changes nothing."""
-    (root / "usr/lib").mkdir(parents=True, exist_ok=True)
-    with _as_message(root), TemporaryDirectory(prefix=".docker-preloader.", dir=root / "usr/lib") as folder:
+    beside = root / resolve(FolderTree(root), "usr/lib")
+    with _as_message(root), TemporaryDirectory(prefix=".docker-preloader.", dir=beside) as folder:
         files = [entry for entry in plan.entries if isinstance(entry, File)]
         staged = {file.path: _write_file(Path(folder, str(number)), file) for number, file in enumerate(files)}
         for path in plan.removed:
