@@ -91,8 +91,7 @@ def test_the_agent_adopts_many_disks_on_a_scsi_controller(guest: Path, many: lis
         wait_adopted(vm.files.control, labels)
         names = vm.succeed("docker images --format '{{.Repository}}:{{.Tag}}'").split()
         assert sorted(names) == sorted(f"many:{number}" for number in range(DISKS))
-        for number in (0, DISKS - 1):
-            assert vm.succeed(f"docker run --rm --network none many:{number} cat /number") == f"{number}\n"
+        assert vm.succeed(f"docker run --rm --network none many:{DISKS - 1} cat /number") == f"{DISKS - 1}\n"
         assert "problem" not in vm.succeed("docker-preloader status")
         vm.detach(many[0])
         assert "many:0" not in vm.succeed("docker images --format '{{.Repository}}:{{.Tag}}'").split()
