@@ -447,6 +447,19 @@ def test_a_hard_link_to_what_is_replaced(root: Path) -> None:
     assert tar.read_bytes() == before
 
 
+def test_a_damaged_header_in_the_middle_of_a_tar(root: Path) -> None:
+    tar = pack(root)
+    with tarfile.open(tar) as archive:
+        last = archive.getmembers()[-1].offset
+    with tar.open("r+b") as file:
+        file.seek(last + 148)  # the checksum
+        file.write(b"7654321\0")
+    before = tar.read_bytes()
+    with pytest.raises(InvalidGuest, match=f"is damaged at byte {last}"):
+        install_into_tar(tar)
+    assert tar.read_bytes() == before
+
+
 @pytest.mark.parametrize("written", [b"", b"no tar file" * 100, b"\x1f\x8b\x08"])
 def test_what_is_no_tar(tmp_path: Path, written: bytes) -> None:
     path = write(tmp_path / "root.tar", written)

@@ -35,6 +35,7 @@ class TarTree:
             self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed with the tree
             for member in self._tar:
                 self._add(_path(member.name), member)
+            self._check_end()
         except OSError as err:
             raise InvalidGuest(path, f"cannot be read: {err.strerror or err}") from err
         except tarfile.TarError as err:
@@ -82,6 +83,13 @@ class TarTree:
             elif member.islnk() and _path(member.linkname) in removed:
                 raise InvalidGuest(self.name, f"{member.name} is a hard link to {member.linkname}, which is replaced")
         yield start, ends[-1]
+
+    def _check_end(self) -> None:
+        """tarfile takes a damaged header for the end, and what is behind it would be lost."""
+        with self.path.open("rb") as file:
+            file.seek(self._tar.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"is damaged at byte {self._tar.offset}")
 
     def _add(self, path: str, member: tarfile.TarInfo) -> None:
         self._members[path] = member
