@@ -105,6 +105,14 @@ def test_root_in_a_partition(raw: Path, label: str) -> None:
     assert not (dump_filesystem(disk, disk.parent / "boot", MIB) / "usr").exists()
 
 
+@pytest.mark.parametrize("features", ["^extents,^64bit,^metadata_csum,^has_journal", "inline_data"])
+def test_root_beside_a_file_system_that_is_not_read(raw: Path, features: str) -> None:
+    boot = make_filesystem(write(raw.parent.parent / "boot/vmlinuz").parent, "-O", features, size="8M")
+    disk = partition(raw, "gpt", TABLES["gpt"], (boot, 1), (raw, 16))
+    install_into_image(disk)
+    assert (dump_filesystem(disk, disk.parent / "found", 16 * MIB) / COMMAND).is_file()
+
+
 def test_indexed_directories_stay_sound(root: Path) -> None:
     for number in range(600):
         write(root / f"usr/lib/systemd/system/a-service-with-a-rather-long-name-{number}.service")
@@ -148,6 +156,15 @@ def add_feature(raw: Path) -> Path:
     return raw
 
 
+def add_quotas(raw: Path) -> Path:
+    run(["tune2fs", "-O", "quota", raw])
+    return raw
+
+
+def make_ext2(raw: Path) -> Path:
+    return make_filesystem(raw.parent.parent / "root", "-O", "^extents,^64bit,^has_journal").rename(raw)
+
+
 def make_another_filesystem(raw: Path) -> Path:
     run(["mke2fs", "-q", "-F", "-t", "ext4", raw])
     return raw
@@ -180,6 +197,8 @@ UNFIT: dict[Callable[[Path], Path], str] = {
     leave_mounted: "was not shut down cleanly, or is in use: boot it",
     damage: r"e2fsck finds fault with it \(so nothing was changed",
     add_feature: r"features that are not read here \(incompatible 0x8000\)",
+    add_quotas: "its ext4 has quotas, which only a mount keeps right",
+    make_ext2: "holds no ext4 file system with /etc and /usr in it: for others, mount it",
     make_another_filesystem: "holds no ext4 file system with /etc and /usr in it: for others, mount it",
     make_no_filesystem: "holds no ext4 file system with /etc and /usr in it: for others, mount it",
     make_two_roots: "holds several root file systems",

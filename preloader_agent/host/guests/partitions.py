@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from preloader_agent.errors import CommandFailed, InvalidGuest
+from preloader_agent.errors import CommandFailed, InvalidDisk, InvalidGuest
 from preloader_agent.host.diskimage import DiskImage
 from preloader_agent.host.ext4.layout import INCOMPAT, MAGIC, SUPERBLOCK_OFFSET
 from preloader_agent.host.guests.imageroot import ImageTree
@@ -16,6 +16,7 @@ from preloader_agent.host.run import find_tool, run
 _OTHERWISE = "for others, mount it and use --root with the folder"
 _IS_CLEAN = 0x1  # s_state
 _NEEDS_RECOVERY = 0x4  # s_feature_incompat
+_HAS_QUOTAS = 0x100  # s_feature_ro_compat
 # Beside those of our own disks, two that change nothing of what is read here: checksums by a seed, large directories.
 _READABLE = sum(INCOMPAT.values()) | 0x2000 | 0x4000 | _NEEDS_RECOVERY
 
@@ -25,9 +26,11 @@ def find_root(disk: DiskImage, path: Path) -> ImageTree:
 
     Raises InvalidGuest when there is none, or it cannot be changed.
     """
-    roots = [tree for tree in _open_trees(disk, path) if _is_root(tree)]
+    problems: list[str] = []
+    roots = list(_find_roots(disk, path, problems))
     if not roots:
-        raise InvalidGuest(disk.name, f"holds no ext4 file system with /etc and /usr in it: {_OTHERWISE}")
+        problem = "; ".join(problems) or "holds no ext4 file system with /etc and /usr in it"
+        raise InvalidGuest(disk.name, f"{problem}: {_OTHERWISE}")
     if len(roots) > 1:
         starts = ", ".join(str(tree.start) for tree in roots)
         raise InvalidGuest(disk.name, f"holds several root file systems (at bytes {starts}): mount one, and use --root")
@@ -35,19 +38,30 @@ def find_root(disk: DiskImage, path: Path) -> ImageTree:
     return roots[0]
 
 
-def _is_root(tree: ImageTree) -> bool:
-    return all(tree.names(name) is not None for name in ("etc", "usr"))
-
-
-def _open_trees(disk: DiskImage, path: Path) -> Iterator[ImageTree]:
+def _find_roots(disk: DiskImage, path: Path, problems: list[str]) -> Iterator[ImageTree]:
+    """What cannot be read may be somebody's data, so it is a problem only where nothing else is the root."""
     for start in _list_starts(path):
         superblock = disk.read_at(start + SUPERBLOCK_OFFSET, 1024)
-        if len(superblock) == 1024 and struct.unpack_from("<H", superblock, 0x38)[0] == MAGIC:
-            if unknown := _features(superblock) & ~_READABLE:
-                raise InvalidGuest(
-                    disk.name, f"its ext4 has features that are not read here (incompatible {unknown:#x})"
-                )
-            yield ImageTree(disk, path, start)
+        if len(superblock) < 1024 or struct.unpack_from("<H", superblock, 0x38)[0] != MAGIC:
+            continue
+        features = _features(superblock)
+        if not features & INCOMPAT["extents"]:
+            continue  # ext2 or ext3, often /boot
+        if unknown := features & ~_READABLE:
+            problems.append(f"its ext4 has features that are not read here (incompatible {unknown:#x})")
+            continue
+        try:
+            tree = ImageTree(disk, path, start)
+            is_root = _is_root(tree)
+        except InvalidDisk as err:
+            problems.append(err.problem.removesuffix("; build the disk again"))
+            continue
+        if is_root:
+            yield tree
+
+
+def _is_root(tree: ImageTree) -> bool:
+    return all(tree.names(name) is not None for name in ("etc", "usr"))
 
 
 def _list_starts(path: Path) -> list[int]:
@@ -65,6 +79,8 @@ def _check_state(tree: ImageTree, disk: DiskImage) -> None:
     (state,) = struct.unpack_from("<H", superblock, 0x3A)
     if _features(superblock) & _NEEDS_RECOVERY or not state & _IS_CLEAN:
         raise InvalidGuest(tree.name, "was not shut down cleanly, or is in use: boot it, and shut it down")
+    if struct.unpack_from("<I", superblock, 0x64)[0] & _HAS_QUOTAS:
+        raise InvalidGuest(tree.name, "its ext4 has quotas, which only a mount keeps right: mount it, and use --root")
 
 
 def _features(superblock: bytes) -> int:
