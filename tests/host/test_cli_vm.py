@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from preloader_agent.errors import InvalidValue
 from preloader_agent.host.run import environment, run, start
 from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.parsing import parse_credential, parse_forward, parse_shared_folder, parse_size
@@ -380,6 +381,12 @@ def test_what_cannot_be_meant(preloader: Preloader, image: Path, options: list[s
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
     assert parse_size("3", 1 << 20) == 3 << 20
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "8388608T", "1048577T"])
+def test_a_size_that_nothing_has(text: str) -> None:
+    with pytest.raises(InvalidValue, match="size: expected at most 1048576T"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_guest_that_is_there_already(preloader: Preloader, tmp_path: Path) -> No
         (("-o", "guest.qcow2", "--package", "none.deb"), "a Debian package's file"),
         (("-o", "guest.qcow2", "--boot-files", "none"), "a directory that exists"),
         (("-o", "guest.qcow2", "--size", "8 gigs"), "a number such as 512M or 8G"),
+        (("-o", "guest.qcow2", "--size", "1000M"), "at least 1G for any guest"),
+        (("-o", "guest.qcow2", "--wheels", "none"), "a directory that exists"),
     ],
 )
 def test_what_cannot_be_built(

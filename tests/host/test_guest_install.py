@@ -16,7 +16,7 @@ from typing import Protocol
 import pytest
 
 from preloader_agent import __version__
-from preloader_agent.errors import CommandFailed, InvalidGuest, PreloaderError, WheelMissing
+from preloader_agent.errors import CommandFailed, InvalidGuest, InvalidValue, PreloaderError, WheelMissing
 from preloader_agent.host.guests.install import Installed, install_into_folder, install_into_image, install_into_tar
 from preloader_agent.host.run import run
 from tests.host.command import PYTHONPATH, Preloader
@@ -233,6 +233,13 @@ def test_no_wheel(tmp_path: Path, install: Install) -> None:
     )
     with pytest.raises(WheelMissing, match=expected):
         install(root)
+    assert describe_tree(root) == before
+
+
+def test_no_folder_of_wheels(root: Path, install: Install) -> None:
+    before = describe_tree(root)
+    with pytest.raises(InvalidValue, match="folder of wheels: expected a directory that exists, found 'none'"):
+        install(root, Path("none"))
     assert describe_tree(root) == before
 
 

@@ -14,11 +14,13 @@ from preloader_agent.host.guests.base import BaseConfig, install_package, make_b
 from preloader_agent.host.guests.boot import BootFiles, make_boot_files
 from preloader_agent.host.guests.bootdisk import check_tools, write_disk
 from preloader_agent.host.guests.install import install_into_tar
+from preloader_agent.host.guests.wheels import check_wheels
 from preloader_agent.host.progress import Progress
 from preloader_agent.host.publishing import publish, stage_beside
 from preloader_agent.host.run import run
 
 GIB = 1 << 30
+MIN_SIZE = GIB  # the smallest guest takes a little more; what a disk needs is known when its tree is there
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ def _check_files(config: GuestConfig, output: Path, boot_folder: Path | None, *,
         raise InvalidValue("folder for the kernel and the initrd", str(boot_folder), "a directory that exists")
     if config.package and not config.package.is_file():
         raise InvalidValue("package", str(config.package), "a Debian package's file")
+    check_wheels(config.wheels)
+    if config.size < MIN_SIZE:
+        raise InvalidValue("size", f"{config.size >> 20}M", "at least 1G for any guest")
 
 
 def _publish_boot_files(boot: BootFiles, boot_folder: Path) -> None:

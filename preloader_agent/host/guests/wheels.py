@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from preloader_agent.errors import CommandFailed, InvalidArchive, ToolMissing, WheelMissing
+from preloader_agent.errors import CommandFailed, InvalidArchive, InvalidValue, ToolMissing, WheelMissing
 from preloader_agent.host.guests.agentfiles import CODE, File
 from preloader_agent.host.guests.guestpython import GuestPython
 from preloader_agent.host.run import run
@@ -28,8 +28,10 @@ _DOWNLOAD_TIMEOUT = 600.0  # seconds
 def carry_packages(names: Sequence[str], python: GuestPython, wheels: Path | None) -> list[File]:
     """The files of some Python packages, and of what those need, for the agent's folder in the guest.
 
-    `wheels` is a folder that pip looks into as well. Raises ToolMissing without pip, and WheelMissing.
+    `wheels` is a folder that pip looks into as well. Raises ToolMissing without pip, WheelMissing, and InvalidValue
+    when there is no such folder.
     """
+    check_wheels(wheels)
     if not names:
         return []
     if find_spec("pip") is None:
@@ -38,6 +40,12 @@ def carry_packages(names: Sequence[str], python: GuestPython, wheels: Path | Non
         for name in names:
             _get_wheel(name, python, wheels, folder)
         return [file for wheel in sorted(Path(folder).glob("*.whl")) for file in unpack_wheel(wheel)]
+
+
+def check_wheels(wheels: Path | None) -> None:
+    """Raises InvalidValue for what is no folder: pip only warns of it, and looks elsewhere."""
+    if wheels is not None and not wheels.is_dir():
+        raise InvalidValue("folder of wheels", str(wheels), "a directory that exists")
 
 
 def _get_wheel(name: str, python: GuestPython, wheels: Path | None, folder: str) -> None:

@@ -12,6 +12,7 @@ from preloader_agent.host.vm.config import Forward, Protocol, SharedFolder
 MIB = 1 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _FORWARD = re.compile(r"(?:(tcp|udp):)?(?:(\d+\.\d+\.\d+\.\d+):)?(\d+):(\d+)")
+_MAX_SIZE = 1 << 60  # bytes; beyond what any file system of a host has
 _UNITS = {"K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -20,7 +21,10 @@ def parse_size(text: str, plain: int = 1) -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise InvalidValue("size", text, "a number such as 512M or 8G")
-    return int(float(found[1]) * (_UNITS[found[2].upper()] if found[2] else plain))
+    size = float(found[1]) * (_UNITS[found[2].upper()] if found[2] else plain)
+    if size > _MAX_SIZE:
+        raise InvalidValue("size", text, f"at most {_MAX_SIZE >> 40}T")
+    return int(size)
 
 
 def parse_forward(text: str) -> Forward:
