@@ -20,7 +20,19 @@ CLEAN_UP = 60.0  # seconds that an interrupted mmdebstrap has to remove its tree
 
 # busybox is for our own initrd. The last line is what the agent needs, but for what a suite lacks.
 _PACKAGES = (
-    *("systemd", "systemd-sysv", "systemd-resolved", "udev", "dbus", "kmod", "iproute2", "iptables", "procps"),
+    *(
+        "systemd",
+        "systemd-sysv",
+        "systemd-resolved",
+        "udev",
+        "dbus",
+        "kmod",
+        "iproute2",
+        "iptables",
+        "procps",
+        "login",
+        "passwd",
+    ),
     *("linux-image-cloud-amd64", "busybox-static", "docker.io", "qemu-guest-agent"),
     *("python3-pystemd", "python3-pyudev", "python3-sdnotify"),
 )
@@ -38,8 +50,12 @@ class Suite(enum.Enum):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """What a guest has installed. In Debian 12, docker.io has the client itself, and there is no orjson."""
-        own = () if self is Suite.BOOKWORM else ("docker-cli", "python3-orjson")
+        """What a guest has installed.
+
+        In Debian 12, docker.io has the client itself, there is no orjson, and Docker 20.10 starts no container without
+        apparmor_parser where the kernel has AppArmor.
+        """
+        own = ("apparmor",) if self is Suite.BOOKWORM else ("docker-cli", "python3-orjson")
         return (*_PACKAGES, *own)
 
 

@@ -100,7 +100,8 @@ def _initrd_files(tree: tarfile.TarFile, lists: Mapping[str, Sequence[str]]) -> 
         files[f"lists/{name}"] = "".join(f"{_module_name(module)}\n" for module in modules).encode()
         for module in modules:
             content = _read(tree, module)
-            files[f"modules/{_module_name(module)}"] = _DECOMPRESSORS[PurePosixPath(module).suffix](content)
+            # Without the suffix, busybox's insmod tells the kernel that it is compressed.
+            files[f"modules/{_module_name(module)}.ko"] = _DECOMPRESSORS[PurePosixPath(module).suffix](content)
     return files
 
 
