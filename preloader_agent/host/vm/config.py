@@ -17,6 +17,7 @@ GUEST_APPEND = (
 )
 MIN_MEMORY = 16  # MiB; below, no kernel of this century starts
 MAX_PORT = 65535
+MAX_ROOT_PORTS = 120  # 15 slots of 8, from vm.qemu's FIRST_PORT_SLOT to the chipset's
 
 Protocol = Literal["tcp", "udp"]
 FirmwareKind = Literal["bios", "uefi"]
@@ -120,6 +121,13 @@ class VmConfig:
             raise InvalidValue("spare ports", self.spare_ports, "none or more")
         if min(self.empty_disks, default=1) < 1:
             raise InvalidValue("empty disk", min(self.empty_disks), "a size in bytes")
+        ports = len(self.disks) + self.spare_ports
+        if self.disk_interface == "virtio-blk" and ports > MAX_ROOT_PORTS:
+            raise InvalidValue(
+                "disks and spare ports", ports, f"at most {MAX_ROOT_PORTS} with virtio-blk; virtio-scsi has more"
+            )
+        if self.qmp is not None and self.qmp == self.control:
+            raise InvalidValue("control", str(self.control), "another socket than that of qmp")
 
     @classmethod
     def of_guest(cls, folder: Path) -> Self:

@@ -37,7 +37,7 @@ def _smbios(name: str, value: str) -> str:
     """A system credential for systemd; SMBIOS strings are printable ASCII, all else is sent in base64."""
     if value.isascii() and value.isprintable():
         return f"type=11,value=io.systemd.credential:{escaped(f'{name}={value}')}"
-    encoded = base64.b64encode(value.encode()).decode()
+    encoded = base64.b64encode(value.encode(errors="surrogateescape")).decode()
     return f"type=11,value=io.systemd.credential.binary:{escaped(name)}={encoded}"
 
 

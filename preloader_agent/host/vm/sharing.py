@@ -29,6 +29,8 @@ def find_virtiofsd(config: VmConfig) -> str | None:
     for folder in config.shared_folders:
         if not folder.source.is_dir():
             raise InvalidValue("shared folder", str(folder.source), "a folder of this host")
+        if config.sharing == "virtiofs" and "," in str(folder.source.absolute()):
+            raise InvalidValue("shared folder", str(folder.source), "a path without commas for virtiofsd; 9p takes any")
     if not config.shared_folders or config.sharing != "virtiofs":
         return None
     found = shutil.which("virtiofsd", path=f"{environment()['PATH']}:{VIRTIOFSD_PLACES}")

@@ -281,6 +281,11 @@ def test_credentials_survive_qemus_own_syntax() -> None:
     ]
 
 
+def test_a_credential_that_is_no_text() -> None:
+    plan = plan_of(replace(GUEST, credentials={"bytes": os.fsdecode(b"\xff")}))
+    assert values_of(plan, "-smbios") == ["type=11,value=io.systemd.credential.binary:bytes=/w=="]
+
+
 def test_credentials_through_fw_cfg() -> None:
     plan = plan_of(replace(GUEST, fw_cfg_credentials={"plain": "a,b c", "lines": "a\nb"}))
     assert values_of(plan, "-fw_cfg") == [
@@ -317,6 +322,14 @@ def test_what_the_user_says_about_disks_is_what_the_agent_hears() -> None:
         (lambda: VmConfig(Path("/x"), cores=0), "cores: expected at least one, found 0"),
         (lambda: VmConfig(Path("/x"), spare_ports=-1), "spare ports: expected none or more, found -1"),
         (lambda: VmConfig(Path("/x"), empty_disks=(1, 0)), "empty disk: expected a size in bytes, found 0"),
+        (
+            lambda: VmConfig(Path("/x"), disks=(Path("/d"),), spare_ports=120),
+            "disks and spare ports: expected at most 120 with virtio-blk; virtio-scsi has more, found 121",
+        ),
+        (
+            lambda: VmConfig(Path("/x"), qmp=Path("/s"), control=Path("/s")),
+            "control: expected another socket than that of qmp, found '/s'",
+        ),
         (lambda: Forward(0, 22), "port: expected a number from 1 to 65535, found 0"),
         (lambda: Forward(22, 65536), "port: expected a number from 1 to 65535, found 65536"),
         (lambda: SharedFolder(Path("/x"), "mnt"), "shared folder: expected an absolute path in the guest"),
@@ -384,6 +397,13 @@ def test_a_socket_that_somebody_serves_stays(root: Path, folder: Path) -> None:
 def test_what_is_shared_is_a_folder(root: Path, tmp_path: Path) -> None:
     shared = (SharedFolder(tmp_path / "none", "/mnt"),)
     assert "expected a folder of this host" in refusal(VmConfig(root, shared_folders=shared))
+
+
+def test_virtiofsd_has_no_way_to_say_a_comma(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    config = VmConfig(root, shared_folders=(SharedFolder(tmp_path / "a,b", "/mnt"),))
+    assert "expected a path without commas for virtiofsd; 9p takes any" in refusal(config)
+    assert find_parts(replace(config, sharing="9p")).virtiofsd is None
 
 
 def test_no_virtiofsd(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
