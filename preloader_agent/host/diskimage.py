@@ -12,6 +12,7 @@ from typing import Protocol
 
 from preloader_agent.errors import CommandFailed, InvalidDisk
 from preloader_agent.host.run import run
+from preloader_agent.host.scratch import scratch_folder
 
 _QCOW_MAGIC = b"QFI\xfb"
 _HEADER_SIZE = 80  # bytes of it that are looked at
@@ -110,8 +111,8 @@ def as_raw(path: Path) -> Iterator[Path]:
     if not is_qcow2(path):
         yield path.absolute()
         return
-    with TemporaryDirectory(prefix="preloader-", dir=large_files_folder()) as folder:
-        raw = Path(folder, "disk.raw")
+    with scratch_folder(large_files_folder()) as folder:
+        raw = folder / "disk.raw"
         run(["qemu-img", "convert", "-W", "-f", "qcow2", "-O", "raw", path.absolute(), raw])
         yield raw
 

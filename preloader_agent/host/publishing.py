@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from preloader_agent.errors import CommandFailed, NoSpace, PreloaderError
+from preloader_agent.host.scratch import scratch_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
@@ -27,9 +27,9 @@ def stage_beside(output: Path) -> Iterator[Path]:
     """
     prefix, parent = (".disk.", output) if output.is_dir() else (f".{output.name}.", output.parent)
     try:
-        with TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+        with scratch_folder(parent, prefix) as folder:
             try:
-                yield Path(folder)
+                yield folder
             except CommandFailed as err:
                 is_limited = err.status == -signal.SIGXFSZ or os.strerror(errno.EFBIG) in err.output
                 if is_limited or shutil.disk_usage(folder).free < _FULL_BYTES:

@@ -392,6 +392,34 @@ def test_a_folder_of_somebody_else(root: Path) -> None:
     assert describe_tree(root).keys() == before.keys()
 
 
+INTERRUPTED = """
+import pathlib, signal, sys
+from preloader_agent.host.guests.install import install_into_folder
+left = [signal.SIGTERM]
+def interrupt(event, arguments):
+    if event == sys.argv[2] and left:
+        signal.raise_signal(left.pop())
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
+sys.addaudithook(interrupt)
+install_into_folder(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("event", ["os.mkdir", "os.chmod", "os.remove", "os.rmdir", "os.rename", "os.symlink"])
+def test_an_interruption_divides_nothing(tmp_path: Path, event: str) -> None:
+    """At the first call of each kind, such as the removal of an older install, and of what was compiled."""
+    root = make_guest(tmp_path / "guest", minor=OURS)
+    install_into_folder(root)
+    before = describe_tree(root)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(temporary)}
+    with pytest.raises(CommandFailed, match="KeyboardInterrupt"):
+        run([sys.executable, "-c", INTERRUPTED, root, event], env=environment)
+    assert content(describe_tree(root)) == content(before)
+    assert list(temporary.iterdir()) == []
+
+
 def write_with_xattrs(root: Path) -> Path:
     """What mmdebstrap's tar files have: pax headers with extended attributes."""
     tar = root.with_suffix(".tar")

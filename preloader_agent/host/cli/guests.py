@@ -81,7 +81,10 @@ def install(wheels: Path | None, **places: Path | None) -> None:
     if len(given) != 1:
         raise click.UsageError("give one of --root, --tar and --image")
     [(kind, path)] = given
-    installed = installs[kind](path, wheels)
+    try:
+        installed = installs[kind](path, wheels)
+    except KeyboardInterrupt as err:
+        raise click.Abort(f"{path} is as it was, or has all of the agent") from err
     for warning in installed.warnings:
         click.echo(f"preloader: warning: {path}: {warning}", err=True)
     brought = f", with {', '.join(installed.carried)}" * bool(installed.carried)

@@ -13,13 +13,13 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 import zstandard
 
 from preloader_agent.errors import InvalidGuest
 from preloader_agent.host.guests.base import PARTS
 from preloader_agent.host.run import find_tool, run
+from preloader_agent.host.scratch import scratch_folder
 
 # The lists of the initrd, and the modules whose dependencies each holds. The numbers are virtio's for block and SCSI.
 _LISTS = {
@@ -71,14 +71,14 @@ def _kernel_version(tree: tarfile.TarFile) -> str:
 
 def _module_lists(tree: tarfile.TarFile, version: str) -> Mapping[str, Sequence[str]]:
     """For each list of the initrd the names of its modules in the tar file, in the order in which they are loaded."""
-    with TemporaryDirectory(prefix="preloader-") as folder:
+    with scratch_folder() as folder:
         for member in tree.getmembers():
             if member.isreg() and member.name.startswith(f"{_MODULES}{version}/"):
-                target = Path(folder, member.name.removeprefix("./usr/"))
+                target = folder / member.name.removeprefix("./usr/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # modprobe reads its indexes; of a module, it looks whether it is there.
                 target.write_bytes(_read(tree, member.name) if target.name.startswith("modules.") else b"")
-        return {name: _load_order(Path(folder), version, modules) for name, modules in _LISTS.items()}
+        return {name: _load_order(folder, version, modules) for name, modules in _LISTS.items()}
 
 
 def _load_order(root: Path, version: str, modules: Sequence[str]) -> list[str]:

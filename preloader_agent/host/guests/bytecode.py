@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from preloader_agent.errors import ToolError
 from preloader_agent.host.guests.agentfiles import CODE, Entry, File
 from preloader_agent.host.guests.guestpython import GuestPython
 from preloader_agent.host.run import environment, run
+from preloader_agent.host.scratch import scratch_folder
 
 _TIMEOUT = 60.0  # seconds
 
@@ -24,8 +24,7 @@ _TIMEOUT = 60.0  # seconds
 def compile_modules(entries: Sequence[Entry], python: GuestPython) -> list[File]:
     """The compiled modules among some files; none without a Python of the guest's version."""
     modules = [entry for entry in entries if isinstance(entry, File) and _is_module(entry.path)]
-    with TemporaryDirectory(prefix="preloader-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         for module in modules:
             path = folder / module.path
             path.parent.mkdir(parents=True, exist_ok=True)

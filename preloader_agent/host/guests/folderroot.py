@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from preloader_agent.errors import InvalidGuest, PreloaderError
 from preloader_agent.host.guests.agentfiles import File
 from preloader_agent.host.guests.plan import Plan
 from preloader_agent.host.guests.roottree import resolve
+from preloader_agent.host.scratch import scratch_folder
+from preloader_agent.host.vm.interruptions import put_off
 
 
 class FolderTree:
@@ -47,20 +48,28 @@ class FolderTree:
 
 
 def apply_to_folder(root: Path, plan: Plan) -> None:
-    """Carry out a plan. Everything is written before anything is taken away, so a full disk changes nothing."""
+    """Carry out a plan. Everything is written before anything is taken away, so a full disk changes nothing.
+
+    An interruption comes before that, or after it.
+    """
     beside = root / resolve(FolderTree(root), "usr/lib")
-    with _as_message(root), TemporaryDirectory(prefix=".docker-preloader.", dir=beside) as folder:
+    with _as_message(root), scratch_folder(beside, ".docker-preloader.") as folder:
         files = [entry for entry in plan.entries if isinstance(entry, File)]
-        staged = {file.path: _write_file(Path(folder, str(number)), file) for number, file in enumerate(files)}
-        for path in plan.removed:
-            (root / path).rmdir() if path in plan.removed_folders else (root / path).unlink()
-        for path in plan.folders:
-            _make_folder(root / path)
-        for entry in plan.entries:
-            if isinstance(entry, File):
-                staged[entry.path].rename(root / entry.path)
-            else:
-                (root / entry.path).symlink_to(entry.target)
+        staged = {file.path: _write_file(folder / str(number), file) for number, file in enumerate(files)}
+        with put_off():
+            _replace(root, plan, staged)
+
+
+def _replace(root: Path, plan: Plan, staged: Mapping[str, Path]) -> None:
+    for path in plan.removed:
+        (root / path).rmdir() if path in plan.removed_folders else (root / path).unlink()
+    for path in plan.folders:
+        _make_folder(root / path)
+    for entry in plan.entries:
+        if isinstance(entry, File):
+            staged[entry.path].rename(root / entry.path)
+        else:
+            (root / entry.path).symlink_to(entry.target)
 
 
 def _write_file(path: Path, file: File) -> Path:

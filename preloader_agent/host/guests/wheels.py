@@ -12,12 +12,12 @@ import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from preloader_agent.errors import CommandFailed, InvalidArchive, InvalidValue, ToolMissing, WheelMissing
 from preloader_agent.host.guests.agentfiles import CODE, File
 from preloader_agent.host.guests.guestpython import GuestPython
 from preloader_agent.host.run import run
+from preloader_agent.host.scratch import scratch_folder
 
 # glibc 2.28 is older than every distribution's that has Python 3.11; pip does not know that newer ones include older.
 _PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_24", "manylinux_2_28")
@@ -36,10 +36,10 @@ def carry_packages(names: Sequence[str], python: GuestPython, wheels: Path | Non
         return []
     if find_spec("pip") is None:
         raise ToolMissing(f"pip for {sys.executable}", f"the guest lacks {', '.join(names)}, and pip gets that")
-    with TemporaryDirectory(prefix="preloader-") as folder:
+    with scratch_folder() as folder:
         for name in names:
             _get_wheel(name, python, wheels, folder)
-        return [file for wheel in sorted(Path(folder).glob("*.whl")) for file in unpack_wheel(wheel)]
+        return [file for wheel in sorted(folder.glob("*.whl")) for file in unpack_wheel(wheel)]
 
 
 def check_wheels(wheels: Path | None) -> None:
@@ -48,13 +48,13 @@ def check_wheels(wheels: Path | None) -> None:
         raise InvalidValue("folder of wheels", str(wheels), "a directory that exists")
 
 
-def _get_wheel(name: str, python: GuestPython, wheels: Path | None, folder: str) -> None:
+def _get_wheel(name: str, python: GuestPython, wheels: Path | None, folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     links = ["--find-links", str(wheels.absolute())] if wheels else []
     if name in _SOURCE_ONLY:
-        argv = [*pip, "wheel", "--no-deps", *links, "--wheel-dir", folder, name]
+        argv = [*pip, "wheel", "--no-deps", *links, "--wheel-dir", str(folder), name]
     else:
-        argv = [*pip, "download", *_target(python), *links, "--dest", folder, name]
+        argv = [*pip, "download", *_target(python), *links, "--dest", str(folder), name]
     try:
         run(argv, timeout=_DOWNLOAD_TIMEOUT)
     except CommandFailed as err:
