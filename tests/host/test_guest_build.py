@@ -51,11 +51,17 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on PATH, for a program that is found in place of mmdebstrap."""
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose programs are found in place of the real ones."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path / "bin/mmdebstrap"
+    return tmp_path / "bin"
+
+
+@pytest.fixture
+def mmdebstrap(programs: Path) -> Path:
+    """Where a program is found in place of mmdebstrap."""
+    return programs / "mmdebstrap"
 
 
 def write_program(path: Path, script: str) -> None:
@@ -86,6 +92,15 @@ def test_disk_that_is_too_small(tree: Path, boot: BootFiles, tmp_path: Path) -> 
     with pytest.raises(InvalidValue, match="size: expected at least 578M for this guest, found '100M'"):
         write_disk(tree, boot, 100 * MIB, tmp_path / "disk.raw")
     assert not (tmp_path / "disk.raw").exists()
+
+
+@pytest.mark.usefixtures("needs_tools")
+def test_mke2fs_that_cannot_read_tar_files(programs: Path) -> None:
+    write_program(programs / "mke2fs", "echo 'mke2fs 1.47.0 (5-Feb-2023)' >&2")
+    with pytest.raises(
+        ToolMissing, match=r"reads tar files is not installed: expected 1\.47\.1 or newer, found mke2fs"
+    ):
+        check_tools()
 
 
 def test_tree_without_a_kernel(tree: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ UEFI systemd-boot. The second is the root, ext4 with the label guest-root; a ker
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from preloader_agent.errors import InvalidValue, ToolMissing
@@ -40,6 +41,9 @@ _SYSLINUX_CFG = (
 _LOADER_CONF = "default guest.conf\ntimeout 0\n"
 _LOADER_ENTRY = f"title docker-preloader guest\nlinux /vmlinuz\ninitrd /initrd\noptions {_APPEND}\n"
 
+_MKE2FS_OF_TARS = (1, 47, 1)
+_BACKPORTS = "Debian 12 has one in bookworm-backports: `apt install -t bookworm-backports e2fsprogs libarchive13`"
+
 
 def check_tools() -> None:
     """Raises ToolMissing, with the Debian package, for the first program or file that a disk cannot be made without."""
@@ -48,6 +52,9 @@ def check_tools() -> None:
     for path, package in _FILES.items():
         if not path.is_file():
             raise ToolMissing(str(path), f"`apt install {package}`")
+    found = re.search(r"mke2fs (\d+)\.(\d+)\.(\d+)", run(["mke2fs", "-V"], with_stderr=True))
+    if found and tuple(map(int, found.groups())) < _MKE2FS_OF_TARS:
+        raise ToolMissing("an mke2fs that reads tar files", f"expected 1.47.1 or newer, found {found[0]}; {_BACKPORTS}")
 
 
 def write_disk(tree: Path, boot: BootFiles, size: int, disk: Path) -> None:
