@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from preloader_agent.errors import AgentSilent, InvalidDisk, VmError
+from preloader_agent.errors import AgentSilent, InvalidDisk, InvalidValue, VmError
 from preloader_agent.host.cli.output import print_table
 from preloader_agent.host.inspection import read_label
 from preloader_agent.host.libvirt import BUSES, libvirt_xml
@@ -113,7 +113,11 @@ def list_(qmp: Path, control: Path | None, as_json: bool) -> None:
 
     with _monitor_of(qmp) as monitor:
         disks = list_disks(monitor)
-        channel = _find_control(monitor, control)
+        try:
+            channel = _find_control(monitor, control)
+        except InvalidValue as err:
+            logging.warning("%s", err)
+            channel = None
     rows = _describe(disks, channel)
     if as_json:
         click.echo(json.dumps({"disks": rows}))

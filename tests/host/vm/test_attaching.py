@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -315,6 +316,23 @@ def test_the_channel_is_found_through_the_monitor(folder: Path, disk: Path, prel
         assert (refused.status, refused.err) == (1, f"{reason}; --force unplugs it all the same\n")
         assert preloader("list", "--qmp", socket).out.splitlines()[1].split()[-2:] == ["-", "-"]
         assert preloader("detach", "--qmp", socket, "--force", disk).status == 0
+
+
+@needs_qemu
+def test_a_channel_whose_path_is_relative(
+    folder: Path, disk: Path, preloader: Preloader, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk is not just pulled then: the guest could be asked."""
+    with machine_of(folder, channel=Path(os.path.relpath(folder / "channel"))) as socket:
+        assert preloader("attach", "--qmp", socket, disk).status == 0
+        for command in (["attach", "--wait"], ["detach"]):
+            result = preloader(*command, "--qmp", socket, disk)
+            assert (result.status, result.out) == (2, "")
+            assert "control channel: expected an absolute path, or --control: this one is relative" in result.err
+        listed = preloader("list", "--qmp", socket)
+        assert listed.out.splitlines()[1].split()[-2:] == ["-", "-"]
+        assert "control channel: expected an absolute path" in caplog.text
+        assert preloader("detach", "--qmp", socket, "--control", folder / "channel", "--force", disk).status == 0
 
 
 @needs_qemu
