@@ -482,6 +482,15 @@ def test_a_hard_link_to_what_is_replaced(root: Path) -> None:
     assert tar.read_bytes() == before
 
 
+def test_a_name_of_the_tar_that_is_a_symlink(root: Path) -> None:
+    tar = pack(root)
+    link = root.with_name("link.tar")
+    link.symlink_to(tar.name)
+    install_into_tar(link)
+    assert link.is_symlink()
+    assert b"import main" in tar.read_bytes()
+
+
 def test_a_damaged_header_in_the_middle_of_a_tar(root: Path) -> None:
     tar = pack(root)
     with tarfile.open(tar) as archive:

@@ -108,20 +108,21 @@ def _path(name: str) -> str:
 def apply_to_tar(tree: TarTree, plan: Plan) -> None:
     """Carry out a plan: write a tar file with the change, and put it in place of the old one."""
     now = int(time.time())
-    with stage_beside(tree.path) as folder:
+    path = tree.path.resolve()
+    with stage_beside(path) as folder:
         finished = folder / "root.tar"
-        with tree.path.open("rb") as old, finished.open("wb") as new:
+        with path.open("rb") as old, finished.open("wb") as new:
             for start, end in tree.kept(plan.removed):
                 _copy(old, new, start, end)
-            for path in plan.folders:
-                _write_member(new, path, now, mode=0o755, type=tarfile.DIRTYPE)
+            for name in plan.folders:
+                _write_member(new, name, now, mode=0o755, type=tarfile.DIRTYPE)
             for entry in plan.entries:
                 if isinstance(entry, Symlink):
                     _write_member(new, entry.path, now, mode=0o777, type=tarfile.SYMTYPE, linkname=entry.target)
                 else:
                     _write_file(new, entry, now)
             new.write(bytes(tarfile.RECORDSIZE - new.tell() % tarfile.RECORDSIZE + tarfile.RECORDSIZE))
-        replace_file(finished, tree.path)
+        replace_file(finished, path)
 
 
 def _copy(old: BinaryIO, new: BinaryIO, start: int, end: int) -> None:
