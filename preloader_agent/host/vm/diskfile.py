@@ -25,7 +25,11 @@ class DiskFile(NamedTuple):
 
 
 def read_disk_file(path: Path) -> DiskFile:
-    """Look at a disk's file. Raises InvalidDisk when it cannot be read."""
+    """Look at a disk's file. Raises InvalidDisk when it cannot be read, by us or by QEMU."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as err:
+        raise InvalidDisk(path, "has a path that is not UTF-8, which QEMU cannot be told: rename it") from err
     format_ = "qcow2" if is_qcow2(path) else "raw"
     try:
         label = read_label(path)

@@ -394,6 +394,13 @@ def test_a_socket_that_somebody_serves_stays(root: Path, folder: Path) -> None:
     assert find_parts(VmConfig(root, control=folder / "socket")).root_format == "qcow2"
 
 
+def test_a_path_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.raw")
+    path.touch()
+    with pytest.raises(InvalidDisk, match="has a path that is not UTF-8, which QEMU cannot be told: rename it"):
+        read_disk_file(path)
+
+
 def test_what_is_shared_is_a_folder(root: Path, tmp_path: Path) -> None:
     shared = (SharedFolder(tmp_path / "none", "/mnt"),)
     assert "expected a folder of this host" in refusal(VmConfig(root, shared_folders=shared))
