@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -18,12 +17,13 @@ from typing import Any
 import pytest
 
 from preloader_agent.errors import InvalidValue
-from preloader_agent.host.run import environment, run, start
+from preloader_agent.host.run import run, start
 from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.parsing import parse_credential, parse_forward, parse_shared_folder, parse_size
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.vm.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
+from tests.host.terminal import Terminal
 from tests.host.vm.bootsector import LAST_WRITE, SIZE, write_guest
 
 BOUND = 60.0  # seconds for what takes one or two
@@ -241,33 +241,28 @@ def test_a_qemu_that_dies_is_told(folder: Path, tmp_path: Path) -> None:
 @needs_qemu
 def test_a_terminal_is_the_guests_and_then_as_it_was(folder: Path, tmp_path: Path) -> None:
     image = write_guest(tmp_path / "guest.raw", ending="stay")
-    master, terminal = os.openpty()
-    before = termios.tcgetattr(terminal)
-    variables = environment({"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)})
-    process = subprocess.Popen(
-        [*COMMAND, "vm", "run", "--memory", "64M", image],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        env=variables,
-        start_new_session=True,
-    )
-    try:
-        said = b""
-        while b"hello" not in said:
-            said += os.read(master, 4096)
-        assert not termios.tcgetattr(terminal)[3] & termios.ISIG, "Ctrl-C is a character for the guest"
-        os.write(master, b"\x03")
-        assert process.poll() is None
-        os.write(master, b"\x01x")
-        assert process.wait(BOUND) == 0
-        assert termios.tcgetattr(terminal) == before
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
-        os.close(terminal)
-    assert list(folder.iterdir()) == []
+    command: list[str | Path] = [*COMMAND, "vm", "run", "--memory", "64M", image]
+    with Terminal(command, {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)}, BOUND) as terminal:
+        terminal.wait_shown("hello")
+        assert not terminal.settings()[3] & termios.ISIG, "Ctrl-C is a character for the guest"
+        terminal.type("\x03")
+        assert terminal.process.poll() is None
+        terminal.type("\x01x")
+        assert terminal.wait_ended() == 0
+        assert terminal.settings() == terminal.before
+    assert_nothing_left(folder)
+
+
+@needs_qemu
+def test_a_terminal_is_as_it_was_after_the_worst(folder: Path, tmp_path: Path) -> None:
+    image = write_guest(tmp_path / "guest.raw", ending="stay")
+    command: list[str | Path] = [*COMMAND, "vm", "run", "--memory", "64M", image]
+    with Terminal(command, {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)}, BOUND) as terminal:
+        terminal.wait_shown("hello")
+        run(["pkill", "-KILL", "-f", f"{folder}/.*/root.qcow2"])
+        assert terminal.wait_ended() == 1
+        assert "QEMU failed" in terminal.shown
+        assert terminal.settings() == terminal.before
 
 
 PROGRAM = """
