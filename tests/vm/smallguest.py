@@ -5,17 +5,16 @@ For tests of many machines and many disks: it needs 96 MiB and seconds to boot, 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
-import shutil
 import tarfile
 from pathlib import Path
 
 from preloader_agent.errors import VmError
 from preloader_agent.host.diskimage import open_image
 from preloader_agent.host.ext4.reader import Ext4
-from preloader_agent.host.run import find_tool, run
+from preloader_agent.host.guests.boot import write_initrd
+from preloader_agent.host.run import run
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Vm
 from preloader_agent.host.vm.waiting import tries
@@ -29,7 +28,7 @@ $bb mkdir -p /proc /sys /dev /disk
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
-while read -r module; do $bb insmod "/modules/$module"; done </modules/order
+while read -r module; do $bb insmod "/modules/$module.ko"; done </lists/all
 echo small guest: up
 seen=' '
 while :; do
@@ -50,19 +49,9 @@ READ = re.compile(r"^small guest: (\w+) ro=1 ([0-9a-f]{64})", re.MULTILINE)
 
 def make_small_guest(folder: Path, guest: Path) -> VmConfig:
     """A small guest with the kernel of a whole one (its folder)."""
-    tree, root = folder / "tree", folder / "root.qcow2"
-    with tarfile.open(guest / "root.tar") as tar:
-        modules = [member for member in tar if member.name.startswith("./usr/lib/modules/")]
-        tar.extractall(folder / "guest", members=modules, filter="tar")
-    (folder / "guest/lib").symlink_to("usr/lib")
-    _copy_modules(folder / "guest", tree / "modules")
-    (tree / "bin").mkdir()
-    shutil.copy(find_tool("busybox", "install busybox-static"), tree / "bin/busybox")
-    (tree / "init").write_text(INIT)
-    (tree / "init").chmod(0o755)
-    names = "\n".join(str(path.relative_to(tree)) for path in tree.rglob("*"))
-    archive = run(["sh", "-c", 'cd "$1" && busybox cpio -o -H newc', "sh", tree], stdin=names.encode())
-    (folder / "initrd").write_bytes(gzip.compress(archive.encode(errors="surrogateescape"), 1))
+    root = folder / "root.qcow2"
+    with tarfile.open(guest / "root.tar") as tree:
+        write_initrd(tree, INIT.encode(), {"all": MODULES}, folder / "initrd")
     run(["qemu-img", "create", "-q", "-f", "qcow2", root, "1M"])
     return VmConfig(
         root,
@@ -73,23 +62,6 @@ def make_small_guest(folder: Path, guest: Path) -> VmConfig:
         cores=1,
         announce_disks=False,
     )
-
-
-def _copy_modules(root: Path, target: Path) -> None:
-    """modprobe prints the order to load them in: "insmod PATH", or "builtin NAME"."""
-    target.mkdir(parents=True)
-    (version,) = (root / "lib/modules").iterdir()
-    order = []
-    for module in MODULES:
-        lines = run(["modprobe", "-d", root, "-S", version.name, "--show-depends", module]).splitlines()
-        for path in (Path(line.split()[1]) for line in lines if line.startswith("insmod")):
-            name = path.name.removesuffix(".xz")
-            if name not in order:
-                order.append(name)
-                shutil.copy(path, target)
-                if path.suffix == ".xz":
-                    run(["xz", "-d", target / path.name])
-    (target / "order").write_text("\n".join([*order, ""]))
 
 
 def index_digest(disk: Path) -> str:

@@ -49,16 +49,24 @@ def make_boot_files(tar: Path, folder: Path) -> BootFiles:
 
     Raises ToolMissing, CommandFailed, and InvalidGuest when something is not in the tree.
     """
-    find_tool("modprobe", "`apt install kmod`")
-    find_tool("bsdtar", "`apt install libarchive-tools`")
     files = BootFiles(folder / "vmlinuz", folder / "initrd")
     with tarfile.open(tar, "r:") as tree:
-        version = _kernel_version(tree)
-        files.kernel.write_bytes(_read(tree, f"./boot/vmlinuz-{version}"))
-        content = _initrd_files(tree, _module_lists(tree, version))
-    # Not compressed: an emulated machine reads it faster than it decompresses it.
-    run(["bsdtar", "--create", "--format=newc", f"--file={files.initrd.absolute()}", "@-"], stdin=_pack(content))
+        files.kernel.write_bytes(_read(tree, f"./boot/vmlinuz-{_kernel_version(tree)}"))
+        write_initrd(tree, (PARTS / "init").read_bytes(), _LISTS, files.initrd)
     return files
+
+
+def write_initrd(tree: tarfile.TarFile, init: bytes, lists: Mapping[str, Sequence[str]], initrd: Path) -> None:
+    """Write an initrd with a script and what it needs of a tree.
+
+    That is /bin/busybox, /modules/NAME.ko for all modules of `lists` and those they need, and for each list
+    /lists/NAME, with the names of its modules in the order in which they are loaded.
+    """
+    find_tool("modprobe", "`apt install kmod`")
+    find_tool("bsdtar", "`apt install libarchive-tools`")
+    files = {"init": init, **_initrd_files(tree, _module_lists(tree, lists))}
+    # Not compressed: an emulated machine reads it faster than it decompresses it.
+    run(["bsdtar", "--create", "--format=newc", f"--file={initrd.absolute()}", "@-"], stdin=_pack(files))
 
 
 def _kernel_version(tree: tarfile.TarFile) -> str:
@@ -69,8 +77,9 @@ def _kernel_version(tree: tarfile.TarFile) -> str:
     return versions[-1]
 
 
-def _module_lists(tree: tarfile.TarFile, version: str) -> Mapping[str, Sequence[str]]:
+def _module_lists(tree: tarfile.TarFile, lists: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
     """For each list of the initrd the names of its modules in the tar file, in the order in which they are loaded."""
+    version = _kernel_version(tree)
     with scratch_folder() as folder:
         for member in tree.getmembers():
             if member.isreg() and member.name.startswith(f"{_MODULES}{version}/"):
@@ -78,7 +87,7 @@ def _module_lists(tree: tarfile.TarFile, version: str) -> Mapping[str, Sequence[
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # modprobe reads its indexes; of a module, it looks whether it is there.
                 target.write_bytes(_read(tree, member.name) if target.name.startswith("modules.") else b"")
-        return {name: _load_order(folder, version, modules) for name, modules in _LISTS.items()}
+        return {name: _load_order(folder, version, modules) for name, modules in lists.items()}
 
 
 def _load_order(root: Path, version: str, modules: Sequence[str]) -> list[str]:
@@ -94,8 +103,8 @@ def _load_order(root: Path, version: str, modules: Sequence[str]) -> list[str]:
 
 
 def _initrd_files(tree: tarfile.TarFile, lists: Mapping[str, Sequence[str]]) -> dict[str, bytes]:
-    """The files of the initrd. A module is named as the kernel names it in /sys/module."""
-    files = {"init": (PARTS / "init").read_bytes(), "bin/busybox": _read(tree, "./usr/bin/busybox")}
+    """The files of the initrd, but for its script. A module is named as the kernel names it in /sys/module."""
+    files = {"bin/busybox": _read(tree, "./usr/bin/busybox")}
     for name, modules in lists.items():
         files[f"lists/{name}"] = "".join(f"{_module_name(module)}\n" for module in modules).encode()
         for module in modules:
