@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -14,7 +13,6 @@ import pytest
 from preloader_agent.host.vm.config import Forward, SharedFolder, UserNetwork, VmConfig
 from preloader_agent.host.vm.driver import Vm
 
-BOOT = 300.0  # seconds; some 40 on an idle host
 ANSWER = 60.0
 
 
@@ -23,13 +21,6 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name: a socket's path has at most 107 bytes, and pytest's are longer."""
-    with tempfile.TemporaryDirectory(prefix="dpl-test-") as name:
-        yield Path(name)
 
 
 @pytest.fixture(scope="module")
