@@ -92,6 +92,8 @@ def build_disk(
     Raises InputError for what the inputs hold, ToolError for programs, and PreloaderError when it cannot be written.
     """
     arguments = [str(argument) for argument in inputs]
+    if not arguments:  # such as a pattern that no file matched
+        raise InvalidValue("inputs", "none", "at least one archive or image")
     _check_output(output, arguments)
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:

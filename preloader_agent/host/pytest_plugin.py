@@ -54,7 +54,7 @@ class PreloadVm(Protocol):
 
     def __call__(
         self,
-        *disks: Path,
+        *disks: str | Path,
         guest: str | Path | None = None,
         boot_timeout: float | None = BOOT_TIMEOUT,
         **config: Any,
@@ -140,10 +140,10 @@ def preload_vm(pytestconfig: pytest.Config, _preload_signals: None) -> Iterator[
     machines = pytestconfig.stash[_MACHINES]
 
     def run_machine(
-        *disks: Path, guest: str | Path | None = None, boot_timeout: float | None = BOOT_TIMEOUT, **config: Any
+        *disks: str | Path, guest: str | Path | None = None, boot_timeout: float | None = BOOT_TIMEOUT, **config: Any
     ) -> AbstractContextManager[Vm]:
         path = _find_guest(pytestconfig, guest)
-        return _running(machines, _configure(path, disks, config), boot_timeout)
+        return _running(machines, _configure(path, tuple(map(Path, disks)), config), boot_timeout)
 
     yield run_machine
     for vm in machines.running.values():

@@ -156,6 +156,12 @@ def test_a_bad_archive_fails_the_test_in_a_few_lines(run_tests: RunTests) -> Non
     assert "/host/files.py" in run_tests(USE_DISK.format(options=""), "--full-trace").stdout.str()
 
 
+def test_no_archive_at_all(run_tests: RunTests) -> None:
+    result = run_tests("def test_disk(preload_disk):\n    preload_disk()")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E * inputs: expected at least one archive or image, found 'none'"])
+
+
 @pytest.mark.usefixtures("archive")
 def test_a_cache_that_cannot_be_written(run_tests: RunTests, cache: Path) -> None:
     cache.parent.parent.write_text("not a folder")
@@ -225,6 +231,12 @@ def hello(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def processes_of(folder: Path) -> list[bytes]:
     lines = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
     return [line for line in lines if f"{folder}/".encode() in line]
+
+
+@needs_qemu
+def test_a_disk_may_be_a_name(run_tests: RunTests, hello: Path) -> None:
+    use = f"    with preload_vm({str(hello)!r}, boot_timeout=None) as vm:\n        assert vm.files"
+    run_tests(f"def test_vm(preload_vm):\n{use}", f"--preload-guest={hello}").assert_outcomes(passed=1)
 
 
 @needs_qemu
