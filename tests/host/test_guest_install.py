@@ -281,8 +281,11 @@ def test_command(tmp_path: Path, preloader: Preloader, kind: str) -> None:
     assert done.status == 0
 
 
-@pytest.mark.parametrize("options", [(), ("--root", "x", "--tar", "y")])
-def test_command_for_nothing_or_two(preloader: Preloader, options: Sequence[str]) -> None:
+@pytest.mark.parametrize("options", [(), ("--root", ""), ("--root", "x", "--tar", "y")])
+def test_command_for_nothing_or_two(
+    root: Path, preloader: Preloader, options: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
     done = preloader("guest", "install", *options)
     assert done.status == 2
     assert "give one of --root, --tar and --image" in done.err

@@ -60,11 +60,11 @@ def build(output: Path, boot_folder: Path | None, *, is_forced: bool, **chosen: 
 
 
 @guest.command()
-@click.option("--root", metavar="FOLDER", type=_FILE, help="The root of the guest's file system, in a folder.")
-@click.option("--tar", metavar="ROOT.tar", type=_FILE, help="A tar file of that, not compressed.")
-@click.option("--image", metavar="GUEST.qcow2", type=_FILE, help="A disk image, qcow2 or raw, whose root is ext4.")
+@click.option("--root", metavar="FOLDER", help="The root of the guest's file system, in a folder.")
+@click.option("--tar", metavar="ROOT.tar", help="A tar file of that, not compressed.")
+@click.option("--image", metavar="GUEST.qcow2", help="A disk image, qcow2 or raw, whose root is ext4.")
 @click.option("--wheels", metavar="FOLDER", type=_FILE, help="Where to look for Python packages that the guest lacks.")
-def install(wheels: Path | None, **places: Path | None) -> None:
+def install(wheels: Path | None, **places: str | None) -> None:
     """Put the agent into a guest that exists, and enable it.
 
     The guest needs systemd, and Python 3.11 or newer. Nothing of it is run. An image must have been shut down, and is
@@ -77,10 +77,11 @@ def install(wheels: Path | None, **places: Path | None) -> None:
     )
 
     installs = {"root": install_into_folder, "tar": install_into_tar, "image": install_into_image}
-    given = [(kind, path) for kind, path in places.items() if path is not None]
-    if len(given) != 1:
+    given = [(kind, place) for kind, place in places.items() if place is not None]
+    if len(given) != 1 or not given[0][1]:  # an empty one is a variable that is not set, not the current folder
         raise click.UsageError("give one of --root, --tar and --image")
-    [(kind, path)] = given
+    [(kind, place)] = given
+    path = Path(place)
     try:
         installed = installs[kind](path, wheels)
     except KeyboardInterrupt as err:
