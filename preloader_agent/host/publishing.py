@@ -27,7 +27,8 @@ def stage_beside(output: Path) -> Iterator[Path]:
     """
     prefix, parent = (".disk.", output) if output.is_dir() else (f".{output.name}.", output.parent)
     try:
-        with scratch_folder(parent, prefix) as folder:
+        # A program would take a relative path with a colon for a protocol, and one with a dash for an option.
+        with scratch_folder(parent.absolute(), prefix) as folder:
             try:
                 yield folder
             except CommandFailed as err:

@@ -406,6 +406,16 @@ def test_a_disk_that_is_there_already_is_not_written_again(archives: dict[Layout
     assert [path.name for path in tmp_path.iterdir()] == ["x.qcow2"]
 
 
+@pytest.mark.parametrize("name", ["app:1.qcow2", "-o.qcow2"])
+def test_names_that_programs_would_take_for_something_else(
+    archives: dict[Layout, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build_disk([archives["old"]], Path(name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert inspect_disk(Path(name)).images
+
+
 def test_a_disk_in_a_folder_is_named_by_its_label(archives: dict[Layout, Path], disk: Path, tmp_path: Path) -> None:
     first = build_disk([archives["old"]], tmp_path)
     assert first.path == tmp_path / f"{first.index.label}.qcow2"

@@ -160,6 +160,7 @@ def test_guest_that_is_there_already(preloader: Preloader, tmp_path: Path) -> No
     ("arguments", "expected"),
     [
         (("-o", "none/guest.qcow2"), "a file in a directory that exists"),
+        (("-o", "a@@1.qcow2"), "a path without @@, after which mtools expect an offset"),
         (("-o", "guest.qcow2", "--package", "none.deb"), "a Debian package's file"),
         (("-o", "guest.qcow2", "--boot-files", "none"), "a directory that exists"),
         (("-o", "guest.qcow2", "--size", "8 gigs"), "a number such as 512M or 8G"),

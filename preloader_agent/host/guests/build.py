@@ -91,6 +91,8 @@ def _check_files(config: GuestConfig, output: Path, boot_folder: Path | None, *,
     """Fail before the work, not after it. A guest that exists may hold what somebody did in it."""
     if not output.parent.is_dir():
         raise InvalidValue("output", str(output), "a file in a directory that exists")
+    if "@@" in str(output.absolute()):
+        raise InvalidValue("output", str(output), "a path without @@, after which mtools expect an offset")
     if output.exists() and not (is_forced and output.is_file()):
         raise InvalidValue("output", str(output), "a file that is not there yet; --force replaces it")
     if boot_folder and not boot_folder.is_dir():
