@@ -242,6 +242,14 @@ def test_a_guests_names_are_no_commands(root: Path) -> None:
         install_into_image(raw)
 
 
+def test_a_guests_long_path_is_no_second_command(root: Path) -> None:
+    """debugfs reads lines of 8191 bytes; a chain of symlinks can lead to a path of any length."""
+    (root / "usr/lib/udev").symlink_to("/" + "a/" * 2040)
+    raw = make_filesystem(root, "-b", "4096")
+    with pytest.raises(InvalidGuest, match=r"a/a/\.\.\. cannot be written: it has more than 4095 bytes"):
+        install_into_image(raw)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(raw: Path, tmp_path: Path, number: int) -> None:
     """While e2fsck looks at the changed copy, and never ends."""

@@ -20,6 +20,9 @@ from preloader_agent.host.tarstream import REG, SYM
 
 _HINT = "`apt install e2fsprogs`"
 _TIMEOUT = 600.0  # seconds, for a large file system
+# What no kernel takes either, so only a forged image has it. debugfs reads lines of 8191 bytes: what is behind them
+# would be commands, of which some write to the host. The longest line has two paths, one of which is ours.
+_MAX_PATH = 4095
 _REGULAR, _FOLDER = 0o100000, 0o040000
 
 
@@ -129,4 +132,6 @@ def _quote(tree: ImageTree, path: str, top: str = "/") -> str:
         raise InvalidGuest(
             tree.name, f"{path!r} cannot be written: a name with such characters is not passed to debugfs"
         )
+    if len(path.encode()) > _MAX_PATH:
+        raise InvalidGuest(tree.name, f"{path[:60]}... cannot be written: it has more than {_MAX_PATH} bytes")
     return f'"{top}{path}"'
