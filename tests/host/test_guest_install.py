@@ -243,7 +243,7 @@ def test_no_folder_of_wheels(root: Path, install: Install) -> None:
     assert describe_tree(root) == before
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside"])
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "a.data/purelib/../outside"])
 def test_a_wheel_that_would_leave_its_folder(tmp_path: Path, name: str) -> None:
     root = make_guest(tmp_path / "root", lacking="orjson")
     before = describe_tree(root)

@@ -85,10 +85,13 @@ def unpack_wheel(wheel: Path) -> list[File]:
 
 def _module_path(wheel: Path, name: str) -> str | None:
     """Where a wheel's file stands below the folder; None for what is no module, such as a script."""
-    if name.startswith("/") or posixpath.normpath(name).startswith("..") or "\n" in name:
-        raise InvalidArchive(wheel, f"{name!r} would be outside of the folder it is unpacked in")
+    path = name
     first, _, rest = name.partition("/")
     if first.endswith(".data"):
         kind, _, path = rest.partition("/")
-        return posixpath.normpath(path) if kind in ("purelib", "platlib") else None
-    return posixpath.normpath(name)
+        if kind not in ("purelib", "platlib"):
+            return None
+    placed = posixpath.normpath(path)
+    if placed.startswith(("/", "..")) or "\n" in name:
+        raise InvalidArchive(wheel, f"{name!r} would be outside of the folder it is unpacked in")
+    return placed
