@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,8 +57,17 @@ def apply_to_folder(root: Path, plan: Plan) -> None:
     with _as_message(root), scratch_folder(beside, ".docker-preloader.") as folder:
         files = [entry for entry in plan.entries if isinstance(entry, File)]
         staged = {file.path: _write_file(folder / str(number), file) for number, file in enumerate(files)}
+        _check_writable(root, plan)
         with put_off():
             _replace(root, plan, staged)
+
+
+def _check_writable(root: Path, plan: Plan) -> None:
+    """What is refused halfway would leave a guest with neither the old agent nor the new one."""
+    changed = [*plan.removed, *plan.folders, *(entry.path for entry in plan.entries)]
+    for folder in dict.fromkeys((root / path).parent for path in changed):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def _replace(root: Path, plan: Plan, staged: Mapping[str, Path]) -> None:
