@@ -263,7 +263,10 @@ def test_interrupted(raw: Path, tmp_path: Path, number: int) -> None:
             if marks[1].exists():
                 break
         process.send_signal(number)
-        assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+        try:
+            assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
     assert marks[1].exists()
     assert raw.read_bytes() == before
     assert list(raw.parent.iterdir()) == [raw]
