@@ -112,7 +112,7 @@ def test_a_dry_run_prints_each_option_on_a_line(preloader: Preloader, image: Pat
     options += ["--share-by", "9p", "--credential", "a=b c", "--qemu-arg", "-name", "--qemu-arg", "mine"]
     lines = script_of(preloader, image, *options)
     create = "qemu-img create -q -f qcow2"
-    folder = lines[0].removeprefix("mkdir -p ")
+    folder = lines[0].removeprefix("mkdir -m 700 ")
     assert lines[1] == f"{create} -F raw -b {image} {folder}/root.qcow2"
     assert lines[2] == f"{create} {folder}/empty0.qcow2 8589934592"
     assert lines[3] == f"{QEMU} \\"
@@ -135,6 +135,7 @@ def test_a_dry_run_prints_each_option_on_a_line(preloader: Preloader, image: Pat
 def test_what_a_dry_run_prints_can_be_pasted(
     preloader: Preloader, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "a b").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a b"))
     script = "\n".join(script_of(preloader, image, "--memory", "64M"))
     assert "hello\n" in run(["sh", "-e", "-c", script], timeout=BOUND).replace("\r", "")

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from preloader_agent.host.guests.base import Suite
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Ending, Vm
 from tests.images import app_image, busybox_image, edge_image
+from tests.vm.versions import check_versions
 
 RUN = "docker run --rm --network none"
 
@@ -52,6 +54,10 @@ def images_of(vm: Vm) -> dict[str, str]:
     lines = vm.succeed("docker images --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}'").splitlines()
     pairs = [line.split() for line in lines]
     return {image if name == "<none>:<none>" else name: image for name, image in pairs}
+
+
+def test_the_guest_is_debian_13(vm: Vm) -> None:
+    check_versions(vm, Suite.TRIXIE)
 
 
 def test_every_image_of_the_disk_is_listed(vm: Vm) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import shlex
 import sys
 import tempfile
@@ -115,17 +116,18 @@ def _config(  # noqa: PLR0913 - each is one option
 
 
 def _print_plan(config: VmConfig) -> None:
-    """A script that does what a run does, in a folder that stays."""
+    """A script that does what a run does, in a folder that stays; nobody can have made that before."""
     from preloader_agent.host.vm.parts import find_parts  # noqa: PLC0415
     from preloader_agent.host.vm.plan import plan_machine  # noqa: PLC0415
 
-    folder = Path(tempfile.gettempdir(), "preloader-vm")
+    folder = Path(tempfile.gettempdir(), f"preloader-vm-{secrets.token_hex(4)}")
     plan = plan_machine(config, find_parts(config), VmFiles.of(config, folder))
-    click.echo(shlex.join(["mkdir", "-p", str(folder)]))
+    click.echo(shlex.join(["mkdir", "-m", "700", str(folder)]))
     for making in plan.files:
         click.echo(shlex.join(making.command))
     for daemon in plan.daemons:
         click.echo(f"{shlex.join(daemon.command)} &")
+        click.echo(f"until test -S {shlex.quote(str(daemon.path))}; do sleep 0.1; done")
     click.echo(" \\\n  ".join(map(shlex.join, _lines_of(plan.command))))
 
 

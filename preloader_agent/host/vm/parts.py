@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -39,8 +40,8 @@ def find_parts(config: VmConfig) -> Parts:
     for place in (config.qmp, config.control):
         if place is not None:
             _check_socket(place)
-    if config.console_log is not None and not config.console_log.absolute().parent.is_dir():
-        raise InvalidValue("console log", str(config.console_log), "a file in a folder that is there")
+    if config.console_log is not None:
+        _check_log(config.console_log, [config.root_disk, config.kernel, config.initrd, *config.disks])
     return Parts(
         accelerator=find_accelerator(),
         root_format=_format_of_root(config.root_disk, is_booted=config.kernel is None),
@@ -66,6 +67,15 @@ def _format_of_root(path: Path, *, is_booted: bool) -> str:
     if is_booted and not first.endswith(_BOOT_SIGNATURE):
         raise InvalidDisk(path, "cannot boot: it has no partition table and no boot loader; name its kernel and initrd")
     return format_
+
+
+def _check_log(path: Path, others: Sequence[Path | None]) -> None:
+    """QEMU empties the file."""
+    if not path.absolute().parent.is_dir():
+        raise InvalidValue("console log", str(path), "a file in a folder that is there")
+    for other in others:
+        if other is not None and other.exists() and path.exists() and path.samefile(other):
+            raise InvalidValue("console log", str(path), "a file of its own, and this one the machine reads")
 
 
 def _check_socket(path: Path) -> None:

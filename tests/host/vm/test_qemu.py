@@ -384,6 +384,11 @@ def test_files_in_the_way_of_a_socket_stay(root: Path, tmp_path: Path) -> None:
     assert "expected a name for a new socket" in refusal(VmConfig(root, qmp=tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "mine"
     assert "expected a file in a folder that is there" in refusal(VmConfig(root, console_log=tmp_path / "none" / "x"))
+    for reader in (VmConfig(root, console_log=root), VmConfig(root, kernel=tmp_path / "file", disks=(root,))):
+        log = reader.console_log or tmp_path / "file"
+        before = log.read_bytes()
+        assert "expected a file of its own" in refusal(replace(reader, console_log=log))
+        assert log.read_bytes() == before
 
 
 def test_a_socket_that_somebody_serves_stays(root: Path, folder: Path) -> None:
