@@ -19,7 +19,7 @@ from pathlib import Path
 from preloader_agent import __version__
 from preloader_agent.errors import PreloaderError
 from preloader_agent.host.disk import BuildOptions, build_disk
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 _DEFAULT = BuildOptions()
 KEPT = 14 * 24 * 3600.0  # seconds that a disk stays which nobody asks for

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from preloader_agent.host.vm.interruptions import put_off
+from preloader_agent.host.interruptions import put_off
 
 
 @contextmanager

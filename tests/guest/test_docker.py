@@ -13,7 +13,7 @@ import pytest
 from preloader_agent.guest.docker import DockerInfo, is_running, query_info
 from preloader_agent.guest.paths import Paths
 from preloader_agent.host.run import start
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 
 def test_dockerd_runs_while_the_process_of_its_pid_file_is_a_dockerd(tmp_path: Path) -> None:

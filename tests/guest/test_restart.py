@@ -19,7 +19,7 @@ from preloader_agent.guest.restart import DOCKER, MERGE, DockerRestart
 from preloader_agent.guest.settings import DEFER, IDLE
 from preloader_agent.guest.sync import request_pass
 from preloader_agent.host.run import start
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 
 class FakeManager:

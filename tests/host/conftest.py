@@ -14,7 +14,7 @@ import pytest
 from preloader_agent.host.cli import main
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.run import run
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests import images
 from tests.host.command import SIGNALS, Preloader, Result
 from tests.images import Image, Layout

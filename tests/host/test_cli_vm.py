@@ -21,7 +21,7 @@ from preloader_agent.host.run import run, start
 from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.parsing import parse_credential, parse_forward, parse_shared_folder, parse_size
 from preloader_agent.host.vm.qmp import Monitor
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
 from tests.host.terminal import Terminal
 from tests.host.vm.bootsector import LAST_WRITE, SIZE, write_guest

@@ -15,7 +15,7 @@ from preloader_agent.host.guests.base import BaseConfig, Suite, make_base
 from preloader_agent.host.guests.boot import BootFiles, make_boot_files
 from preloader_agent.host.guests.bootdisk import MIB, check_tools, write_disk
 from preloader_agent.host.run import run, start
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, Preloader
 
 BOUND = 20.0

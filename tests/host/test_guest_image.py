@@ -15,7 +15,7 @@ import pytest
 from preloader_agent.errors import CommandFailed, InvalidGuest, PreloaderError
 from preloader_agent.host.guests.install import install_into_image
 from preloader_agent.host.run import run
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.command import PYTHONPATH
 from tests.host.guesttrees import dump_filesystem, make_filesystem, make_guest, write
 

@@ -210,7 +210,7 @@ def test_a_wrong_option_is_refused_at_once(run_tests: RunTests) -> None:
 
 
 USE_HELLO = """
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 def wait_for_hello(vm):
     assert any("hello" in vm.console() for _ in tries(20, pause=0.05)), vm.console()

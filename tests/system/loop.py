@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 # linux/loop.h
 _CTL_ADD, _CTL_REMOVE, _CONFIGURE = 0x4C80, 0x4C81, 0x4C0A

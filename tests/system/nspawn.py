@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from preloader_agent.errors import VmError
 from preloader_agent.host.run import run, start
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.system.loop import Loop
 
 if TYPE_CHECKING:

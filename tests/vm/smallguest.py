@@ -17,7 +17,7 @@ from preloader_agent.host.guests.boot import write_initrd
 from preloader_agent.host.run import run
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Vm
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from preloader_agent.store.index import MAX_INDEX_BYTES
 from preloader_agent.store.layout import INDEX_NAME
 

@@ -25,7 +25,7 @@ from preloader_agent.host.vm.config import GUEST_APPEND, VmConfig
 from preloader_agent.host.vm.control import MAX_ANSWER, PING_RETRY, ControlChannel
 from preloader_agent.host.vm.driver import Vm
 from preloader_agent.host.vm.linesocket import LineSocket
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH
 from tests.images import edge_image
 

@@ -12,8 +12,8 @@ from preloader_agent.errors import InvalidGuest, PreloaderError
 from preloader_agent.host.guests.agentfiles import File
 from preloader_agent.host.guests.plan import Plan
 from preloader_agent.host.guests.roottree import resolve
+from preloader_agent.host.interruptions import put_off
 from preloader_agent.host.scratch import scratch_folder
-from preloader_agent.host.vm.interruptions import put_off
 
 
 class FolderTree:

@@ -9,7 +9,7 @@ from typing import Any
 
 from preloader_agent.errors import AgentRefused, AgentSilent, VmError
 from preloader_agent.host.vm.control import PING_RETRY, PING_TIMEOUT, ControlChannel, printable
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 ADOPTION_TIMEOUT = 180.0  # docker is restarted, and a guest may still have to boot
 _LOOK = 0.5  # seconds between two looks

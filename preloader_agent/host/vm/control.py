@@ -17,7 +17,7 @@ from typing import Any
 
 from preloader_agent.errors import AgentRefused, AgentSilent, VmError
 from preloader_agent.host.vm.linesocket import LineSocket
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 MAX_ANSWER = 1 << 20  # bytes; the agent shortens what would be longer
 PING_TIMEOUT = 10.0  # an agent that runs answers at once, unless it is just merging disks on a busy host

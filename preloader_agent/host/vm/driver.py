@@ -33,7 +33,7 @@ from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.machine import Machine
 from preloader_agent.host.vm.parts import find_parts
 from preloader_agent.host.vm.plan import plan_machine
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 BOOT_TIMEOUT = 300.0  # 20 s on an idle host under TCG; a busy one is several times slower
 COMMAND_TIMEOUT = 120.0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from preloader_agent.errors import VmError
 from preloader_agent.host.vm.linesocket import LineSocket
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
 SYNC_TIMEOUT = 2.0  # before the agent runs, a request may be lost: ask again rather than wait

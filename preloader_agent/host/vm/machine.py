@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from preloader_agent.errors import CommandFailed, VmError
+from preloader_agent.host.interruptions import put_off
 from preloader_agent.host.run import run, start_apart, start_on_terminal
 from preloader_agent.host.vm.complaints import explain, explain_stop
 from preloader_agent.host.vm.files import VmFiles
 from preloader_agent.host.vm.guard import Guard
 from preloader_agent.host.vm.guest_shell import GuestShell
-from preloader_agent.host.vm.interruptions import put_off
 from preloader_agent.host.vm.plan import Making, VmPlan
 from preloader_agent.host.vm.qmp import Monitor
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 START_TIMEOUT = 30.0
 POWER_OFF_TIMEOUT = 10.0

@@ -15,8 +15,8 @@ from typing import TypeVar
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.vm.interruptions import put_off
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.interruptions import put_off
+from preloader_agent.host.waiting import tries
 
 ANSWER_TIMEOUT = 30.0
 GREETING_TIMEOUT = 10.0

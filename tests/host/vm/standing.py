@@ -15,7 +15,7 @@ from preloader_agent.errors import VmError
 from preloader_agent.host.run import start
 from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.qmp import Monitor
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 
 START_BOUND = 20.0
 

@@ -17,7 +17,7 @@ from preloader_agent.host.run import run, start
 from preloader_agent.host.vm import qmp
 from preloader_agent.host.vm.attached import AttachedDisk, find_disk, list_disks, parse_disks
 from preloader_agent.host.vm.qmp import Monitor
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
 from tests.host.conftest import wait_until_it_waits
 from tests.host.vm.fake_sockets import FakePreloader

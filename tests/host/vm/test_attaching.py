@@ -19,7 +19,7 @@ from preloader_agent.host.vm.attached import AttachedDisk, attach_disk, list_dis
 from preloader_agent.host.vm.controlport import find_control
 from preloader_agent.host.vm.places import free_places
 from preloader_agent.host.vm.qmp import Monitor
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, Preloader
 from tests.host.vm.fake_sockets import FakePreloader
 from tests.host.vm.standing import needs_qemu, read_only, standing_machine

@@ -26,7 +26,7 @@ from preloader_agent.host.vm.machine import Machine
 from preloader_agent.host.vm.parts import find_parts
 from preloader_agent.host.vm.plan import plan_machine
 from preloader_agent.host.vm.qmp import Monitor
-from preloader_agent.host.vm.waiting import tries
+from preloader_agent.host.waiting import tries
 from tests.host.vm import bootsector
 from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
 from tests.images import Layout
