@@ -255,7 +255,7 @@ def test_a_wheel_that_would_leave_its_folder(tmp_path: Path, name: str) -> None:
 
 def test_modules_are_compiled_for_the_hosts_own_version(tmp_path: Path) -> None:
     root = make_guest(tmp_path / "root", minor=OURS)
-    install_into_folder(root)
+    assert install_into_folder(root).is_compiled
     code = root / "usr/lib/docker-preloader/preloader_agent"
     compiled = code / f"guest/__pycache__/daemon.cpython-3{OURS}.pyc"
     assert compiled.read_bytes()[4:8] == b"\x01\0\0\0"  # hashed and not checked (PEP 552)

@@ -62,6 +62,12 @@ def test_versions(vm: Vm, suite: Suite) -> None:
     check_versions(vm, suite)
 
 
+def test_the_agent_came_compiled(vm: Vm) -> None:
+    """As files that are not compared with their source (PEP 552), which the guest's Python would not make by itself."""
+    flags = "print({path.read_bytes()[4] for path in Path('/usr/lib/docker-preloader').rglob('guest/**/*.pyc')})"
+    assert vm.succeed(f'python3 -c "from pathlib import Path; {flags}"') == "{1}\n"
+
+
 def test_disk_is_adopted_before_docker_starts(vm: Vm) -> None:
     check_adopted(vm)
 

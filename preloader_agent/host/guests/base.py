@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preloader_agent.errors import CommandFailed, ReleaseExpired
+from preloader_agent.host.guests.agentfiles import CODE
 from preloader_agent.host.run import find_tool, run
 
 PARTS = Path(__file__).parent / "parts"
@@ -96,14 +97,24 @@ def install_package(suite: Suite, base: Path, package: Path, tar: Path) -> None:
 
     Raises ToolMissing, and CommandFailed if the package cannot be installed.
     """
+    upload = f"upload {_quoted(package)} /package.deb"
+    _change_tree(suite, base, tar, upload, 'chroot "$1" dpkg --install /package.deb && rm "$1/package.deb"')
+
+
+def compile_agent(suite: Suite, base: Path, tar: Path) -> None:
+    """Write the tree of a tar file, with the agent's modules compiled by its own Python, to another.
+
+    Raises ToolMissing, and CommandFailed if that Python cannot be run here.
+    """
+    options = "-q --invalidation-mode unchecked-hash"
+    _change_tree(suite, base, tar, f'chroot "$1" python3 -I -m compileall {options} /{CODE}')
+
+
+def _change_tree(suite: Suite, base: Path, tar: Path, *hooks: str) -> None:
     find_tool("mmdebstrap", MMDEBSTRAP_HINT)
-    hooks = (
-        f"--setup-hook=tar-in {_quoted(base)} /",
-        f"--customize-hook=upload {_quoted(package)} /package.deb",
-        '--customize-hook=chroot "$1" dpkg --install /package.deb && rm "$1/package.deb"',
-    )
-    argv = ["mmdebstrap", "--quiet", "--variant=custom", "--skip=update,cleanup/apt/lists", *hooks, suite.value, tar]
-    run(argv, grace=CLEAN_UP)
+    options = ["--quiet", "--variant=custom", "--skip=update,cleanup/apt/lists"]
+    options += [f"--setup-hook=tar-in {_quoted(base)} /", *(f"--customize-hook={hook}" for hook in hooks)]
+    run(["mmdebstrap", *options, suite.value, tar], grace=CLEAN_UP)
 
 
 def _quoted(path: Path) -> str:

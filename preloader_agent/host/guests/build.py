@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preloader_agent.errors import InvalidValue
-from preloader_agent.host.guests.base import BaseConfig, install_package, make_base
+from preloader_agent.host.guests.base import BaseConfig, compile_agent, install_package, make_base
 from preloader_agent.host.guests.boot import BootFiles, make_boot_files
 from preloader_agent.host.guests.bootdisk import check_tools, write_disk
 from preloader_agent.host.guests.install import install_into_tar
@@ -74,7 +74,10 @@ def add_agent(config: GuestConfig, base: Path, tree: Path) -> None:
         install_package(config.base.suite, base, config.package, tree)
         return
     tree.hardlink_to(base)  # which is replaced, not written to
-    install_into_tar(tree, config.wheels)
+    if not install_into_tar(tree, config.wheels).is_compiled:  # else a guest that keeps nothing does it at each boot
+        source = tree.rename(tree.with_name("installed.tar"))
+        compile_agent(config.base.suite, source, tree)
+        source.unlink()
 
 
 def make_disk(tree: Path, boot: BootFiles, size: int, disk: Path) -> None:

@@ -22,10 +22,14 @@ from preloader_agent.host.guests.wheels import carry_packages
 
 @dataclass(frozen=True)
 class Installed:
-    """What an install came to: for which Python, what it brought along, and what a person should know."""
+    """What an install came to: for which Python, what it brought along, and what a person should know.
+
+    Without a Python of the guest's version on the host, the modules are not compiled: the guest does that.
+    """
 
     python: GuestPython
     carried: tuple[str, ...]
+    is_compiled: bool
     warnings: tuple[str, ...]
 
 
@@ -64,5 +68,6 @@ def _prepare(tree: RootTree, wheels: Path | None) -> tuple[Installed, Plan]:
     warnings = check_system(tree)
     lacking = find_lacking(tree, python)
     entries: list[Entry] = [*list_agent_files(), *carry_packages(lacking, python, wheels)]
-    entries += compile_modules(entries, python)
-    return Installed(python, tuple(lacking), tuple(warnings)), plan_install(tree, entries)
+    compiled = compile_modules(entries, python)
+    installed = Installed(python, tuple(lacking), bool(compiled), tuple(warnings))
+    return installed, plan_install(tree, [*entries, *compiled])
