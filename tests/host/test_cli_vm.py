@@ -239,11 +239,15 @@ def test_a_qemu_that_dies_is_told(folder: Path, tmp_path: Path) -> None:
         assert re.search(r"preloader: QEMU failed: no output, exit status -9\n", command.said())
 
 
-@needs_qemu
-def test_a_terminal_is_the_guests_and_then_as_it_was(folder: Path, tmp_path: Path) -> None:
+def guest_on_terminal(folder: Path, tmp_path: Path) -> Terminal:
     image = write_guest(tmp_path / "guest.raw", ending="stay")
     command: list[str | Path] = [*COMMAND, "vm", "run", "--memory", "64M", image]
-    with Terminal(command, {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)}, BOUND) as terminal:
+    return Terminal(command, {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)}, BOUND)
+
+
+@needs_qemu
+def test_a_terminal_is_the_guests_and_then_as_it_was(folder: Path, tmp_path: Path) -> None:
+    with guest_on_terminal(folder, tmp_path) as terminal:
         terminal.wait_shown("hello")
         assert not terminal.settings()[3] & termios.ISIG, "Ctrl-C is a character for the guest"
         terminal.type("\x03")
@@ -256,9 +260,7 @@ def test_a_terminal_is_the_guests_and_then_as_it_was(folder: Path, tmp_path: Pat
 
 @needs_qemu
 def test_a_terminal_is_as_it_was_after_the_worst(folder: Path, tmp_path: Path) -> None:
-    image = write_guest(tmp_path / "guest.raw", ending="stay")
-    command: list[str | Path] = [*COMMAND, "vm", "run", "--memory", "64M", image]
-    with Terminal(command, {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)}, BOUND) as terminal:
+    with guest_on_terminal(folder, tmp_path) as terminal:
         terminal.wait_shown("hello")
         run(["pkill", "-KILL", "-f", f"{folder}/.*/root.qcow2"])
         assert terminal.wait_ended() == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from preloader_agent.errors import CommandFailed, ReleaseExpired
 from preloader_agent.host.guests.agentfiles import CODE
+from preloader_agent.host.guests.bytecode import COMPILE
 from preloader_agent.host.run import find_tool, run
 
 PARTS = Path(__file__).parent / "parts"
@@ -106,8 +107,7 @@ def compile_agent(suite: Suite, base: Path, tar: Path) -> None:
 
     Raises ToolMissing, and CommandFailed if that Python cannot be run here.
     """
-    options = "-q --invalidation-mode unchecked-hash"
-    _change_tree(suite, base, tar, f'chroot "$1" python3 -I -m compileall {options} /{CODE}')
+    _change_tree(suite, base, tar, f'chroot "$1" python3 {shlex.join(COMPILE)} /{CODE}')
 
 
 def _change_tree(suite: Suite, base: Path, tar: Path, *hooks: str) -> None:

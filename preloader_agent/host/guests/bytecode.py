@@ -18,6 +18,8 @@ from preloader_agent.host.guests.guestpython import GuestPython
 from preloader_agent.host.run import environment, run
 from preloader_agent.host.scratch import scratch_folder
 
+# What a Python is given to compile; what comes behind is a folder.
+COMPILE = ("-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
 _TIMEOUT = 60.0  # seconds
 
 
@@ -43,5 +45,5 @@ def _compile(folder: Path, python: GuestPython) -> None:
     is_ours = sys.version_info[:2] == (3, python.minor)
     program = sys.executable if is_ours else shutil.which(f"python{python.version}", path=environment()["PATH"])
     if program is not None:
-        said = ["-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/"]
-        run([program, *said, folder], timeout=_TIMEOUT, ok=(0, 1))  # 1: a module in a wheel that is none
+        stripped = ("-s", str(folder), "-p", "/")
+        run([program, *COMPILE, *stripped, folder], timeout=_TIMEOUT, ok=(0, 1))  # 1: a module in a wheel that is none

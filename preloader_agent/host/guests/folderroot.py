@@ -21,39 +21,40 @@ class FolderTree:
 
     def __init__(self, root: Path) -> None:
         self.name = str(root)
-        self._root = root
+        self.root = root
         if not root.is_dir():
             raise InvalidGuest(root, "is no folder: expected the root of a guest's file system")
 
     def has(self, path: str) -> bool:
         """See RootTree."""
-        return os.path.lexists(self._root / path)
+        return os.path.lexists(self.root / path)
 
     def target(self, path: str) -> str | None:
         """See RootTree."""
-        full = self._root / path
+        full = self.root / path
         return os.readlink(full) if full.is_symlink() else None
 
     def names(self, path: str) -> Collection[str] | None:
         """See RootTree."""
-        full = self._root / path
+        full = self.root / path
         return os.listdir(full) if full.is_dir() and not full.is_symlink() else None
 
     def head(self, path: str, size: int) -> bytes | None:
         """See RootTree."""
-        full = self._root / path
+        full = self.root / path
         if not full.is_file() or full.is_symlink():
             return None
         with full.open("rb") as file:
             return file.read(size)
 
 
-def apply_to_folder(root: Path, plan: Plan) -> None:
+def apply_to_folder(tree: FolderTree, plan: Plan) -> None:
     """Carry out a plan. Everything is written before anything is taken away, so a full disk changes nothing.
 
     An interruption comes before that, or after it.
     """
-    beside = root / resolve(FolderTree(root), "usr/lib")
+    root = tree.root
+    beside = root / resolve(tree, "usr/lib")
     with _as_message(root), scratch_folder(beside, ".docker-preloader.") as folder:
         files = [entry for entry in plan.entries if isinstance(entry, File)]
         staged = {file.path: _write_file(folder / str(number), file) for number, file in enumerate(files)}

@@ -39,8 +39,9 @@ def install_into_folder(root: Path, wheels: Path | None = None) -> Installed:
     `wheels` is a folder to look into for what the guest's Python lacks. Raises InvalidGuest for a tree that it cannot
     work in, ToolError for what cannot be got, and PreloaderError when the tree cannot be written.
     """
-    installed, plan = _prepare(FolderTree(root), wheels)
-    apply_to_folder(root, plan)
+    tree = FolderTree(root)
+    installed, plan = _prepare(tree, wheels)
+    apply_to_folder(tree, plan)
     return installed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import VmError
-from preloader_agent.host.run import start
+from preloader_agent.host.run import run, start
 from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.waiting import tries
@@ -50,3 +50,11 @@ def read_only(name: str, path: Path) -> str:
     """A read-only block node, as -blockdev takes it."""
     file = {"driver": "file", "filename": str(path)}
     return json.dumps({"driver": "qcow2", "node-name": name, "read-only": True, "file": file})
+
+
+def make_others(folder: Path, number: int) -> list[Path]:
+    """Files of disks that are not ours."""
+    paths = [folder / f"other{n}.qcow2" for n in range(number)]
+    for path in paths:
+        run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
+    return paths

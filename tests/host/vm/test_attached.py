@@ -21,7 +21,7 @@ from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, SIGNALS, Preloader
 from tests.host.conftest import wait_until_it_waits
 from tests.host.vm.fake_sockets import FakePreloader
-from tests.host.vm.standing import needs_qemu, read_only, standing_machine
+from tests.host.vm.standing import make_others, needs_qemu, read_only, standing_machine
 
 BOUND = 20.0
 REFUSED = {"ok": False, "error": "containers use it: web", "containers": ["web"]}
@@ -30,10 +30,7 @@ REFUSED = {"ok": False, "error": "containers use it: web", "containers": ["web"]
 @pytest.fixture
 def others(folder: Path) -> list[Path]:
     """Files of disks that are not ours."""
-    paths = [folder / f"other{number}.qcow2" for number in range(4)]
-    for path in paths:
-        run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
-    return paths
+    return make_others(folder, 4)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.waiting import tries
 from tests.host.command import COMMAND, PYTHONPATH, Preloader
 from tests.host.vm.fake_sockets import FakePreloader
-from tests.host.vm.standing import needs_qemu, read_only, standing_machine
+from tests.host.vm.standing import make_others, needs_qemu, read_only, standing_machine
 
 Q35 = ("-machine", "q35")
 BOUND = 20.0
@@ -37,10 +37,7 @@ def root_port(name: str, number: int, *options: str) -> tuple[str, str]:
 @pytest.fixture
 def files(folder: Path) -> list[Path]:
     """Disks that are none of ours: a device is named by the file."""
-    paths = [folder / f"other{number}.qcow2" for number in range(3)]
-    for path in paths:
-        run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
-    return paths
+    return make_others(folder, 3)
 
 
 @contextmanager
