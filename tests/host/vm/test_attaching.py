@@ -15,6 +15,7 @@ import pytest
 from preloader_agent.errors import InvalidDisk, InvalidValue, VmError
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run, start
+from preloader_agent.host.vm.accelerator import QEMU
 from preloader_agent.host.vm.attached import AttachedDisk, attach_disk, list_disks
 from preloader_agent.host.vm.controlport import find_control
 from preloader_agent.host.vm.places import free_places
@@ -169,7 +170,8 @@ def test_a_disk_that_somebody_writes(folder: Path, files: list[Path]) -> None:
 @needs_qemu
 def test_a_file_that_qemu_may_not_open(folder: Path, files: list[Path]) -> None:
     """As where QEMU runs as another user, or sees other folders."""
-    with monitor_of(folder, *Q35, "-device", "virtio-scsi-pci", "-runas", "nobody") as monitor:
+    other_user = ["-runas", "nobody"] if "-runas" in run([QEMU, "--help"]) else ["-run-with", "user=nobody"]  # 10.0
+    with monitor_of(folder, *Q35, "-device", "virtio-scsi-pci", *other_user) as monitor:
         files[0].chmod(0o600)
         with pytest.raises(VmError, match=r"cannot attach .*other0\.qcow2: .*Could not open .*Permission denied"):
             attach_disk(monitor, files[0])

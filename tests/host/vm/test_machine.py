@@ -31,7 +31,7 @@ from tests.host.vm import bootsector
 from tests.host.vm.fake_sockets import FakeAgent, FakeMonitor, Message, deleted
 from tests.images import Layout
 
-TCG = choose_accelerator(kvm=False, qemu_major=7)
+TCG = choose_accelerator(kvm=False, qemu=(7, 2))
 GUEST = VmConfig.of_guest(Path("/guest"))
 
 needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"needs {QEMU}")
@@ -79,9 +79,10 @@ def test_kvm_needs_a_device_that_opens(tmp_path: Path) -> None:
 
 
 def test_accelerator() -> None:
-    assert choose_accelerator(kvm=True, qemu_major=7) == Accelerator("kvm", "host")
-    assert choose_accelerator(kvm=False, qemu_major=7) == Accelerator("tcg,thread=multi,tb-size=128", "Nehalem,-cx16")
-    assert choose_accelerator(kvm=False, qemu_major=10) == Accelerator("tcg,thread=multi,tb-size=128", "max")
+    assert choose_accelerator(kvm=True, qemu=(7, 2)) == Accelerator("kvm", "host")
+    assert choose_accelerator(kvm=False, qemu=(7, 2)) == Accelerator("tcg,thread=single,tb-size=128", "Nehalem,-cx16")
+    assert choose_accelerator(kvm=False, qemu=(8, 0)) == Accelerator("tcg,thread=single,tb-size=128", "max")
+    assert choose_accelerator(kvm=False, qemu=(10, 0)) == Accelerator("tcg,thread=multi,tb-size=128", "max")
 
 
 # --- waiting ---

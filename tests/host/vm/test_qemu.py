@@ -15,9 +15,9 @@ import pytest
 
 from preloader_agent.errors import InvalidDisk, InvalidValue, PreloaderError, ToolMissing
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.host.run import run
+from preloader_agent.host.run import find_tool, run
 from preloader_agent.host.vm import firmware
-from preloader_agent.host.vm.accelerator import choose_accelerator
+from preloader_agent.host.vm.accelerator import QEMU, choose_accelerator
 from preloader_agent.host.vm.config import Forward, SharedFolder, UserNetwork, VmConfig
 from preloader_agent.host.vm.diskfile import DiskFile, device_id, read_disk_file, read_disk_files
 from preloader_agent.host.vm.files import VmFiles
@@ -27,7 +27,7 @@ from preloader_agent.host.vm.plan import VmPlan, plan_machine
 from tests.host.conftest import convert_to_raw
 from tests.images import Layout
 
-TCG = choose_accelerator(kvm=False, qemu_major=7)
+TCG = choose_accelerator(kvm=False, qemu=(7, 2))
 PARTS = Parts(TCG, "qcow2")
 FILES = VmFiles(Path("/run/vm"))
 GUEST = VmConfig.of_guest(Path("/guest"))
@@ -64,7 +64,7 @@ def test_command_has_what_every_guest_needs() -> None:
     assert values_of(plan, "-kernel") == ["/guest/vmlinuz"]
     assert values_of(plan, "-initrd") == ["/guest/initrd"]
     assert "root=LABEL=guest-root" in values_of(plan, "-append")[0]
-    assert values_of(plan, "-accel") == ["tcg,thread=multi,tb-size=128"]
+    assert values_of(plan, "-accel") == ["tcg,thread=single,tb-size=128"]
     assert values_of(plan, "-serial") == ["file:/run/vm/console.log"]
     assert values_of(plan, "-display") == ["none"]
     assert list(nodes_of(plan)) == ["root"]
@@ -419,8 +419,10 @@ def test_virtiofsd_has_no_way_to_say_a_comma(root: Path, tmp_path: Path) -> None
 
 
 def test_no_virtiofsd(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qemu-img").symlink_to(find_tool("qemu-img", ""))
+    (tmp_path / QEMU).symlink_to(find_tool(QEMU, ""))
     monkeypatch.setattr("preloader_agent.host.vm.sharing.VIRTIOFSD_PLACES", str(tmp_path))
-    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("PATH", str(tmp_path))
     shared = (SharedFolder(tmp_path, "/mnt"),)
     assert "virtiofsd is not installed: `apt install virtiofsd`" in refusal(VmConfig(root, shared_folders=shared))
     assert find_parts(VmConfig(root, shared_folders=shared, sharing="9p")).virtiofsd is None
