@@ -21,7 +21,7 @@ MIB = 1 << 20
 START = 9 * MIB  # of the root partition
 SIZE = 1200 * MIB
 # Of our package, and orjson, which other distributions do not have.
-NOT_THERE = ("*docker-preloader*", "*docker_preloader*", "*/preloader_agent", "*/dist-packages/orjson*")
+NOT_THERE = ("*docker-preloader*", "*docker_preloader*", "*preloader_agent*", "*/dist-packages/orjson*")
 CODE = "/usr/lib/docker-preloader"
 
 

@@ -96,7 +96,7 @@ def _shared_files() -> Sequence[Path]:
 
 def _installed_files() -> list[Path]:
     try:
-        recorded = metadata.distribution("docker-preloader").files or []
+        recorded = metadata.distribution("preloader-agent").files or []
     except metadata.PackageNotFoundError:
         return []
     return [Path(str(file.locate())) for file in recorded if file.parts[-3:-1] == ("share", "docker-preloader")]
