@@ -8,8 +8,8 @@ STAMP := $(VENV)/.installed
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Build two disks and a guest, boot it, plug and unplug: the whole product in a few minutes
-	$(PYTHON) -m tests.demo
+demo: $(STAMP) ## Carry out the README's tour: the whole product in a few minutes
+	$(PYTHON) -m tests.tour
 
 test: check ## Check the sources, then run all three tiers: plain, system (root), vm (QEMU)
 	$(PYTHON) -m pytest -m "" --durations=15

@@ -1,4 +1,4 @@
-"""The pages in docs/ show what the tests run."""
+"""The pages show what the tests run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import dataclasses
 import re
 from pathlib import Path
 
-from preloader_agent import host
+import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+from preloader_agent import host
+from preloader_agent.errors import PreloaderError
+from tests.tour import GUEST_PROMPT, README, Step, check_output, read_steps
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def test_the_page_on_testing_shows_the_example_that_is_run() -> None:
@@ -25,6 +30,41 @@ def test_the_page_on_python_has_every_name_field_and_method() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in DOCS.glob("*.md"):
-        for target in re.findall(r"\]\(([^):]+)\)", page.read_text()):
+    for page in (*ROOT.glob("*.md"), *DOCS.glob("*.md")):
+        for target in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_commands_of_the_readme_are_those_of_its_tour() -> None:
+    """What is in console blocks is run by test_readme.py; what is indented are commands for people to type."""
+    shown = re.findall(r"^    (preloader .*?)(?: +#.*)?$", README.read_text(), re.MULTILINE)
+    assert len(shown) == 2
+    assert set(shown) <= {step.command for step in read_steps(README)}
+
+
+@pytest.mark.parametrize(
+    ("shown", "output"),
+    [
+        (("images: 1, 35.5 MB", "..."), "images: 1, 7 MB\n"),
+        (("...", "debian  13  efea48e8a1a6  3 years ago"), "a\nb\ndebian   13   0123456789ab   11 months ago\n"),
+        (("Redis server v=8...",), "Redis server v=8.0.2 sha=0\n"),
+        ((), ""),
+    ],
+)
+def test_what_may_differ_from_a_page(shown: tuple[str, ...], output: str) -> None:
+    check_output(Step(GUEST_PROMPT, "command", shown), output)
+
+
+@pytest.mark.parametrize(
+    ("shown", "output"),
+    [
+        (("images: 1, 35.5 MB",), "images: 2, 35.5 MB\n"),
+        (("images: 1, 35.5 MB",), "images: 1, 35.5 GB\n"),
+        (("one line",), "one line\nanother\n"),
+        (("one line",), ""),
+        ((), "something\n"),
+    ],
+)
+def test_what_may_not_differ_from_a_page(shown: tuple[str, ...], output: str) -> None:
+    with pytest.raises(PreloaderError, match="command: expected as the page shows it"):
+        check_output(Step(GUEST_PROMPT, "command", shown), output)

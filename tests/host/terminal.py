@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from preloader_agent.host.run import environment
+from preloader_agent.host.vm.driver import CONTROL_SEQUENCE
 
 
 class Terminal:
@@ -51,12 +52,13 @@ class Terminal:
         """Press keys."""
         os.write(self._master, text.encode())
 
-    def wait_shown(self, text: str) -> None:
-        """Until a text has come since the last one that was waited for."""
+    def wait_shown(self, text: str) -> str:
+        """Wait until a text has come since the last one that was waited for; what was shown before it."""
         end = time.monotonic() + self._timeout
         while text not in self.shown:
             assert self._read(max(end - time.monotonic(), 0)), f"{text!r} is not in {self.shown!r}"
-        self.shown = self.shown.partition(text)[2]
+        before, _, self.shown = self.shown.partition(text)
+        return before
 
     def wait_ended(self) -> int:
         """The exit status; what is shown meanwhile is read, or the program could not go on."""
@@ -72,5 +74,5 @@ class Terminal:
         """Whether something came. A serial console and a terminal each put a carriage return before a line's end."""
         ready, _, _ = select.select([self._master], [], [], timeout)
         if ready:
-            self.shown += os.read(self._master, 4096).decode(errors="replace").replace("\r", "")
+            self.shown = CONTROL_SEQUENCE.sub("", self.shown + os.read(self._master, 4096).decode(errors="replace"))
         return bool(ready)

@@ -1,4 +1,4 @@
-"""The two images of docs/example, as its Dockerfile and a registry would make them, but of Debian's packages."""
+"""The images of docs/example and of the README, as they would be made elsewhere, but of Debian's packages."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def example_images() -> tuple[Image, Image]:
         (debian_layer(), debian_layer("python3-redis"), page), ("counter:1",), {"Cmd": ["counter"], "User": "65534"}
     )
     return redis, counter
+
+
+@cache
+def tour_images() -> tuple[Image, Image]:
+    """What the README's tour takes: Debian, and Redis on it."""
+    debian = Image((debian_layer(),), ("debian:13",), {"Cmd": ["bash"]})
+    return debian, Image((*debian.layers, debian_layer("redis-server")), ("redis:8",), {"Cmd": ["redis-server"]})

@@ -56,7 +56,7 @@ def build(output: Path, boot_folder: Path | None, *, is_forced: bool, **chosen: 
     with progress_bar(is_shown=sys.stderr.isatty()) as (progress, _):
         build_guest(config, output, boot_folder=boot_folder, is_forced=is_forced, progress=progress)
     suite, size = config.base.suite.value, human_size(output.stat().st_size)
-    click.echo(f"{output}: Debian {suite} with docker-preloader, {size}; root logs in without a password")
+    click.echo(f"{output}: Debian {suite} with docker-preloader, {size}; root needs no password")
 
 
 @guest.command()
