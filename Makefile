@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check tools deb guest bench clean
+.PHONY: help demo test check tools deb guest bench release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ guest: $(STAMP) ## Build the test guest, and print its folder
 
 bench: $(STAMP) ## Measure what the README claims
 	$(PYTHON) -m bench
+
+release: $(STAMP) ## Test the version that is checked out, build its files into dist/, and tag it
+	packaging/release --check
+	$(MAKE) test
+	packaging/release
 
 clean: ## Remove the virtual environment and what the checks left
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache

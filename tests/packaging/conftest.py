@@ -25,12 +25,17 @@ class Distributions:
     wheel: Path
 
 
+def copy_sources(target: Path) -> None:
+    """What is in the checkout, without git's own files and what was built."""
+    shutil.copytree(REPOSITORY, target, ignore=shutil.ignore_patterns(*_MADE))
+
+
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     """Both files as `python -m build` makes them."""
     folder = tmp_path_factory.mktemp("distributions")
     source, out = folder / "source", folder / "out"
-    shutil.copytree(REPOSITORY, source, ignore=shutil.ignore_patterns(*_MADE))
+    copy_sources(source)
     run([sys.executable, "-m", "build", "--outdir", out, source], timeout=_BUILD_TIMEOUT)
     (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
     return Distributions(source, sdist, wheel)
