@@ -13,7 +13,7 @@ from preloader_agent.guest.paths import Paths
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
 
     from preloader_agent.guest.report import DeviceReport
 
@@ -58,35 +58,50 @@ def _process_start() -> float:
 
 
 def _run_command() -> int:
+    options = make_parser().parse_args()
+    return int(options.command(options))
+
+
+def make_parser() -> ArgumentParser:
+    """What the command line takes; the manual page and the shells' completions are made from it as well."""
     from argparse import ArgumentParser
 
     from preloader_agent import __version__
 
-    defaults = Paths()
-    parser = ArgumentParser(prog="docker-preloader", description="Make attached image disks part of Docker's store.")
-    parser.add_argument("--version", action="version", version=__version__)
+    description = "Make the images on attached disks part of Docker's store."
+    parser = ArgumentParser(prog="docker-preloader", description=description, add_help=False)
+    parser.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+    parser.add_argument("--version", action="version", version=__version__, help="Show the version and exit.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commands.add_parser("run", help="the daemon that docker-preloader.service starts").set_defaults(command=_usage)
-    status = commands.add_parser("status", help="show disks, images, layers, durations and problems")
-    status.add_argument("--json", action="store_true", help="for machines")
+    commands.add_parser("run", help="The daemon that docker-preloader.service starts.").set_defaults(command=_usage)
+    status = commands.add_parser("status", help="Show disks, images, layers, durations and problems.")
+    status.add_argument("--json", action="store_true", help="Print it as JSON, for programs.")
     status.set_defaults(command=_status)
-    sync = commands.add_parser("sync", help="make one pass over the attached disks, or over the devices named")
-    sync.add_argument(
-        "--docker-root", metavar="DIR", help=f"docker's data root (docker's own, or {defaults.docker_root})"
-    )
-    sync.add_argument("--docker-pidfile", metavar="FILE", help="the pid file of the dockerd that uses it")
-    sync.add_argument("--device", metavar="DEV", action="append", default=[], help="mount this disk first; may repeat")
-    sync.set_defaults(command=_sync)
-    release = commands.add_parser("release", help="take a disk's images out of the store, so that it can be unplugged")
-    release.add_argument("label", metavar="LABEL", help="the disk's label, as status shows it")
+    release = commands.add_parser("release", help="Take a disk's images out of the store, so that it can be unplugged.")
+    _add_release_arguments(release)
+    sync = commands.add_parser("sync", help="Make one pass over the attached disks, or over the devices named.")
+    _add_sync_arguments(sync)
+    for command in (status, release, sync):
+        where = "Where the agent keeps its state and mounts disks, instead of %(default)s."
+        command.add_argument("--run-dir", metavar="DIR", default=Paths().run_dir, help=where)
+    return parser
+
+
+def _add_release_arguments(release: ArgumentParser) -> None:
+    release.add_argument("label", metavar="LABEL", help="The disk's label, as status shows it.")
     release.add_argument(
-        "--force", action="store_true", help="also when containers use it, or docker must be restarted"
+        "--force", action="store_true", help="Go on though containers use the disk, or Docker must be restarted."
     )
     release.set_defaults(command=_release)
-    for command in (status, sync, release):
-        command.add_argument("--run-dir", metavar="DIR", default=defaults.run_dir, help=f"default {defaults.run_dir}")
-    options = parser.parse_args()
-    return int(options.command(options))
+
+
+def _add_sync_arguments(sync: ArgumentParser) -> None:
+    sync.add_argument("--device", metavar="DEV", action="append", default=[], help="Mount this disk first.")
+    sync.add_argument(
+        "--docker-root", metavar="DIR", help="A data directory, instead of the one that Docker is configured to use."
+    )
+    sync.add_argument("--docker-pidfile", metavar="FILE", help="The pid file of the dockerd that uses it.")
+    sync.set_defaults(command=_sync)
 
 
 def _usage(_options: Namespace) -> int:

@@ -13,6 +13,7 @@ import click
 
 from preloader_agent.errors import AgentSilent, InvalidDisk, InvalidValue, VmError
 from preloader_agent.host.cli.output import print_table
+from preloader_agent.host.cli.shell import complete_file
 from preloader_agent.host.inspection import read_label
 from preloader_agent.host.libvirt import BUSES, libvirt_xml
 from preloader_agent.host.vm.diskfile import check_content, read_disk_file
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from preloader_agent.host.vm.qmp import Monitor
 
 _PATH = click.Path(path_type=Path)
-_QMP = click.option("--qmp", metavar="SOCKET", required=True, type=_PATH, help="A QMP monitor of the machine.")
+_QMP = click.option(
+    "--qmp", metavar="SOCKET", required=True, type=_PATH, help="The unix socket of the machine's QMP monitor."
+)
 _CONTROL = click.option(
-    "--control", metavar="SOCKET", type=_PATH, help="The control channel to the guest's agent, if QEMU does not say it."
+    "--control", metavar="SOCKET", type=_PATH, help="The unix socket of the control channel, if QEMU does not say it."
 )
 _NO_CHANNEL = (
     "--wait needs a control channel to the guest's agent, and the machine has no virtio-serial port "
@@ -35,15 +38,21 @@ _NO_CHANNEL = (
 @click.command()
 @_QMP
 @_CONTROL
-@click.option("--bus", metavar="BUS", help="Where to plug it: a root port or a virtio-scsi controller.")
-@click.option("--wait", "is_waiting", is_flag=True, help="Return when docker in the guest has the images.")
+@click.option(
+    "--bus",
+    metavar="BUS",
+    help="Where to plug it: a root port or a virtio-scsi controller, instead of the first free place.",
+)
+@click.option(
+    "--wait", "is_waiting", is_flag=True, help="Return when Docker in the guest has the images of all the disks."
+)
 @click.option(
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    default=180.0,
+    default=180,
     show_default=True,
-    help="How long to wait, at most.",
+    help="How long to wait for that, at most.",
 )
 @click.argument("disks", metavar="DISK...", nargs=-1, required=True, type=_PATH)
 def attach(  # noqa: PLR0913 - each is an option
@@ -82,7 +91,7 @@ def _attach_all(monitor: Monitor, disks: tuple[Path, ...], bus: str | None) -> N
 @click.option(
     "--force", "is_forced", is_flag=True, help="Unplug the disk even if the guest uses it or does not answer."
 )
-@click.argument("names", metavar="DISK...", nargs=-1, required=True)
+@click.argument("names", metavar="DISK...", nargs=-1, required=True, shell_complete=complete_file)
 def detach(names: tuple[str, ...], qmp: Path, control: Path | None, is_forced: bool) -> None:
     """Unplug disks from a running QEMU.
 
@@ -168,8 +177,10 @@ def _cell(value: object) -> str:
 
 @click.command("libvirt-xml")
 @click.option("--bus", type=click.Choice(list(BUSES)), default="virtio", show_default=True, help="The kind of device.")
-@click.option("--target", metavar="NAME", help="The target's name, such as vdb (default: one made of the label).")
-@click.argument("disk", type=_PATH)
+@click.option(
+    "--target", metavar="NAME", help="The target's name, such as vdb, instead of one that is made of the label."
+)
+@click.argument("disk", metavar="DISK", type=_PATH)
 def libvirt_xml_(disk: Path, bus: str, target: str | None) -> None:
     """Print what `virsh attach-device DOMAIN /dev/stdin` takes to plug a disk into a domain of libvirt."""
     file = read_disk_file(disk)

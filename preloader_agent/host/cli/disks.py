@@ -12,6 +12,7 @@ import click
 
 from preloader_agent.errors import EXIT_FAILED
 from preloader_agent.host.cli.output import count, human_size, print_table, progress_bar
+from preloader_agent.host.cli.shell import complete_file
 from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.verification import MAX_FAULTS, Verdict, verify_disk
@@ -23,18 +24,25 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the disk's i
 
 
 @click.command()
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, shell_complete=complete_file)
 @click.option(
     "-o", "--output", metavar="DISK.qcow2", required=True, type=_OUTPUT, help="The disk to write, or its folder."
 )
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index to take (default: the host's).")
-@click.option("--tag", "tags", metavar="NEW=OLD", multiple=True, help="Give the image OLD (a name or ID) a new name.")
+@click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="The platform to take of an index, instead of the host's."
+)
+@click.option(
+    "--tag", "tags", metavar="NEW=OLD", multiple=True, help="Give the image OLD (a name or ID) a further name."
+)
 @click.option("--name", metavar="NAME", help="Name the one image that has no name.")
 @click.option(
     "--compress", "compression", type=click.Choice(["zstd"]), help="Compress the disk, for storage and transfer."
 )
 @click.option(
-    "--tls-verify/--no-tls-verify", "is_tls_verified", default=True, help="Whether registries must prove who they are."
+    "--tls-verify/--no-tls-verify",
+    "is_tls_verified",
+    default=True,
+    help="Have registries prove who they are (the default), or take any certificate, and plain HTTP.",
 )
 @click.option("--force", "is_forced", is_flag=True, help="Write the disk even if it is there with the same content.")
 @_JSON
@@ -57,7 +65,7 @@ def build(inputs: tuple[str, ...], output: Path, as_json: bool, **chosen: Any) -
 
 
 @click.command()
-@click.argument("disk", type=_INPUT)
+@click.argument("disk", metavar="DISK", type=_INPUT)
 @_JSON
 def inspect(disk: Path, as_json: bool) -> None:
     """Show what is on a raw or qcow2 disk."""
@@ -65,7 +73,7 @@ def inspect(disk: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("disk", type=_INPUT)
+@click.argument("disk", metavar="DISK", type=_INPUT)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, and nothing else.")
 def verify(disk: Path, as_json: bool) -> int:
     """Check every byte of a raw or qcow2 disk that counts, and say what is not as it was built."""

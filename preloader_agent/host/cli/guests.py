@@ -10,6 +10,7 @@ import click
 
 from preloader_agent import __version__
 from preloader_agent.host.cli.output import human_size, progress_bar
+from preloader_agent.host.cli.shell import complete_file
 from preloader_agent.host.vm.parsing import parse_size
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ def guest() -> None:
     "--suite", type=click.Choice(["bookworm", "trixie", "forky"]), required=True, help="The release of Debian."
 )
 @click.option("-o", "--output", metavar="GUEST.qcow2", required=True, type=_FILE, help="The disk to write.")
-@click.option("--include", metavar="PACKAGE", multiple=True, help="A Debian package to install besides.")
-@click.option("--package", metavar="FILE.deb", type=_FILE, help="A Debian package of the agent, in place of its files.")
+@click.option("--include", metavar="PACKAGE", multiple=True, help="Install a further Debian package.")
+@click.option("--package", metavar="FILE.deb", type=_FILE, help="Install the agent from its Debian package.")
 @click.option("--wheels", metavar="FOLDER", type=_FILE, help="Where to look for Python packages that the guest lacks.")
 @click.option(
-    "--size", metavar="SIZE", default="8G", help="The size of the disk: a number with M, G or T (default 8G)."
+    "--size", metavar="SIZE", default="8G", show_default=True, help="The size of the disk: a number with M, G or T."
 )
 @click.option(
     "--boot-files", "boot_folder", metavar="FOLDER", type=_FILE, help="Write the kernel and initrd to a folder as well."
@@ -41,7 +42,7 @@ def guest() -> None:
     "--check-valid-until/--no-check-valid-until",
     "is_validity_checked",
     default=True,
-    help="Whether the mirror's package lists may be out of date.",
+    help="Refuse a mirror whose package lists are out of date (the default), or take their packages.",
 )
 @click.option("--force", "is_forced", is_flag=True, help="Replace an existing GUEST.qcow2.")
 def build(output: Path, boot_folder: Path | None, *, is_forced: bool, **chosen: Any) -> None:
@@ -60,9 +61,16 @@ def build(output: Path, boot_folder: Path | None, *, is_forced: bool, **chosen: 
 
 
 @guest.command()
-@click.option("--root", metavar="FOLDER", help="The root of the guest's file system, in a folder.")
-@click.option("--tar", metavar="ROOT.tar", help="A tar file of that, not compressed.")
-@click.option("--image", metavar="GUEST.qcow2", help="A disk image, qcow2 or raw, whose root is ext4.")
+@click.option(
+    "--root", metavar="FOLDER", shell_complete=complete_file, help="The root of the guest's file system, in a folder."
+)
+@click.option("--tar", metavar="ROOT.tar", shell_complete=complete_file, help="A tar file of the root, not compressed.")
+@click.option(
+    "--image",
+    metavar="GUEST.qcow2",
+    shell_complete=complete_file,
+    help="A disk image, qcow2 or raw, whose root is ext4.",
+)
 @click.option("--wheels", metavar="FOLDER", type=_FILE, help="Where to look for Python packages that the guest lacks.")
 def install(wheels: Path | None, **places: str | None) -> None:
     """Put the agent into a guest that exists, and enable it.

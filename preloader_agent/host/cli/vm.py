@@ -37,42 +37,77 @@ def vm() -> None:
 @vm.command("run", context_settings={"show_default": True})
 @click.argument("image", metavar="IMAGE", type=_PATH)
 @click.option("--disk", "disks", metavar="DISK", multiple=True, type=_PATH, help="Attach a disk of `preloader build`.")
-@click.option("--memory", metavar="SIZE", default="1024M", help="Memory; a plain number is of MiB.")
-@click.option("--cores", metavar="N", type=int, default=2, help="Processors.")
+@click.option("--memory", metavar="SIZE", default="1024M", help="The guest's memory; a plain number is of MiB.")
+@click.option("--cores", metavar="N", type=int, default=2, help="How many processors the guest has.")
 @click.option("--snapshot/--persistent", default=True, help="Throw away what the guest writes to IMAGE, or keep it.")
 @click.option(
     "--empty-disk", "empty_disks", metavar="SIZE", multiple=True, help="Attach an empty disk, thrown away later."
 )
-@click.option("--disk-interface", type=click.Choice(["virtio-blk", "virtio-scsi"]), default="virtio-blk")
 @click.option(
-    "--spare-ports", metavar="N", type=int, default=4, help="How many disks can be hot-plugged on virtio-blk."
+    "--disk-interface",
+    type=click.Choice(["virtio-blk", "virtio-scsi"]),
+    default="virtio-blk",
+    help="How all disks but the root are attached.",
 )
-@click.option("--announce/--no-announce", "announce_disks", default=True, help="Tell the agent which disks to expect.")
+@click.option(
+    "--spare-ports",
+    metavar="N",
+    type=int,
+    default=4,
+    help="How many more disks can be plugged in later, with virtio-blk.",
+)
+@click.option(
+    "--announce/--no-announce",
+    "announce_disks",
+    default=True,
+    help="Tell the agent in the guest which disks to expect, or not.",
+)
 @click.option("--kernel", metavar="FILE", type=_PATH, help="Boot this kernel, not the image's boot loader.")
-@click.option("--initrd", metavar="FILE", type=_PATH, help="The kernel's initrd.")
-@click.option("--append", metavar="TEXT", default="", show_default=False, help="The kernel's command line.")
-@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios")
-@click.option("--network/--no-network", "has_network", default=True, help="Whether the guest has a network (DHCP).")
-@click.option("--restrict-network", "is_restricted", is_flag=True, help="A network with nothing but its forwards.")
+@click.option("--initrd", metavar="FILE", type=_PATH, help="The initrd of that kernel.")
+@click.option("--append", metavar="TEXT", default="", show_default=False, help="The command line of that kernel.")
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", help="How the image's boot loader is started."
+)
+@click.option(
+    "--network/--no-network", "has_network", default=True, help="Give the guest a network with DHCP, or none."
+)
+@click.option(
+    "--restrict-network",
+    "is_restricted",
+    is_flag=True,
+    help="Give the guest a network with nothing but the forwarded ports.",
+)
 @click.option(
     "--forward",
     "forwards",
     metavar="[PROTOCOL:][ADDRESS:]PORT:GUEST-PORT",
     multiple=True,
-    help="Lead a port of the host (127.0.0.1, tcp) to one of the guest.",
+    help="Lead a port of the host to one of the guest.",
 )
 @click.option(
-    "--share", "shared_folders", metavar="FOLDER:TARGET[:ro]", multiple=True, help="Show a folder to the guest."
+    "--share",
+    "shared_folders",
+    metavar="FOLDER:TARGET[:ro]",
+    multiple=True,
+    help="Show a folder of the host to the guest.",
 )
-@click.option("--share-by", "sharing", type=click.Choice(["virtiofs", "9p"]), default="virtiofs")
-@click.option("--credential", "credentials", metavar="NAME=VALUE", multiple=True, help="Pass a credential to systemd.")
-@click.option("--graphics", "has_graphics", is_flag=True, help="Open a window, instead of a serial console here.")
+@click.option(
+    "--share-by", "sharing", type=click.Choice(["virtiofs", "9p"]), default="virtiofs", help="How folders are shared."
+)
+@click.option(
+    "--credential",
+    "credentials",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Pass a credential to the guest's systemd, through SMBIOS.",
+)
+@click.option("--graphics", "has_graphics", is_flag=True, help="Open a window, instead of a console on the terminal.")
 @click.option("--console-log", metavar="FILE", type=_PATH, help="Write what the serial console says to a file, too.")
 @click.option(
     "--qmp", metavar="SOCKET", type=_PATH, help="Where to have a QMP monitor, for `preloader attach` and others."
 )
 @click.option("--control", metavar="SOCKET", type=_PATH, help="Where to have the control channel to the guest's agent.")
-@click.option("--qemu-arg", "qemu_args", metavar="WORD", multiple=True, help="A further word of QEMU's command line.")
+@click.option("--qemu-arg", "qemu_args", metavar="WORD", multiple=True, help="Add a word to QEMU's command line.")
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Print what would be run, as a shell script.")
 def run_vm(image: Path, is_dry_run: bool, **chosen: Any) -> None:
     """Run a guest until it powers off.
