@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check tools deb guest bench release clean
+.PHONY: help demo test check pages tools deb guest bench release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ check: $(STAMP) ## Check formatting, style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+pages: $(STAMP) ## Make the manual pages and shell completions again, from docs/man and the commands themselves
+	$(PYTHON) -m pages
 
 tools: ## Install the programs that everything here runs (apt, as root)
 	packaging/install-tools

@@ -130,11 +130,3 @@ def test_rule_is_clean_for_udev() -> None:
     except (CommandFailed, ToolMissing):
         pytest.skip("needs udevadm verify (systemd 254)")
     run(["udevadm", "verify", RULES], timeout=10)
-
-
-def test_man_page_is_clean() -> None:
-    if shutil.which("groff", path=environment()["PATH"]) is None:
-        pytest.skip("needs groff")
-    page = REPOSITORY / "docs" / "docker-preloader.8"
-    said = run(["sh", "-c", 'exec groff -man -Tutf8 -ww -z "$1" 2>&1', "sh", page], timeout=30)
-    assert said == ""
