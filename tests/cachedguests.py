@@ -37,6 +37,8 @@ _GUEST_SOURCES = (
     "preloader_agent/store",
     "units",
     "docs/docker-preloader.8",
+    "docs/docker-preloader.conf.5",
+    "completions",
 )
 _KEPT = 6  # of each kind; two for each suite
 _IN_USE = 4 * 3600.0  # seconds: a folder of the last hours may still be used by other tests

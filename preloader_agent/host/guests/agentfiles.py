@@ -1,13 +1,13 @@
 """Which files make up the agent in a guest: values, from this package and what is installed with it.
 
 Its code stands in a folder of its own, with what the guest's Python lacks: no distribution's package and no pip writes
-there, so an install can replace all of it. The units are those of the Debian package.
+there, so an install can replace all of it. The units, pages and completions are those of the Debian package.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,11 +27,15 @@ main()
 """
 _MODULES = ("__init__.py", "errors.py", "store/*.py", "guest/*.py")
 _UNITS = "usr/lib/systemd/system"
+# Where each file goes in a guest, by where it is in a checkout. zsh is left out: each distribution has another place.
 _PLACES = {
-    ".service": _UNITS,
-    ".preset": "usr/lib/systemd/system-preset",
-    ".rules": "usr/lib/udev/rules.d",
-    ".8": "usr/share/man/man8",
+    "units/*.service": _UNITS,
+    "units/*.preset": "usr/lib/systemd/system-preset",
+    "units/*.rules": "usr/lib/udev/rules.d",
+    "docs/docker-preloader.8": "usr/share/man/man8",
+    "docs/docker-preloader.conf.5": "usr/share/man/man5",
+    "completions/bash/docker-preloader": "usr/share/bash-completion/completions",
+    "completions/fish/docker-preloader.fish": "usr/share/fish/vendor_completions.d",
 }
 
 
@@ -56,13 +60,13 @@ Entry = File | Symlink
 
 
 def list_agent_files() -> list[Entry]:
-    """The agent's code, command, units and man page, and the links that enable the units.
+    """The agent's code, command, units, man pages and completions, and the links that enable the units.
 
     Raises ToolMissing when this package is installed without the units.
     """
     outside: list[Entry] = [File(_COMMAND, _PROGRAM.encode(), 0o755)]
-    for path in _shared_files():
-        outside.append(File(f"{_PLACES[path.suffix]}/{path.name}", path.read_bytes()))
+    for path, place in _shared_files():
+        outside.append(File(f"{place}/{path.name}", path.read_bytes()))
         if path.suffix == ".service":
             outside += _enabling_links(path)
     listed = "".join(f"{entry.path}\n" for entry in outside)
@@ -83,20 +87,25 @@ def _enabling_links(unit: Path) -> Iterator[Symlink]:
             yield Symlink(f"etc/systemd/system/{wanting}.wants/{unit.name}", f"/{_UNITS}/{unit.name}")
 
 
-def _shared_files() -> Sequence[Path]:
-    """The units and the man page: of the checkout that this runs in, or where pip put them (setup.cfg, data_files)."""
+def _shared_files() -> list[tuple[Path, str]]:
+    """The units, man pages and completions, each with its place in a guest.
+
+    They are of the checkout that this runs in, or stand where pip put them (setup.cfg, data_files).
+    """
     top = Path(preloader_agent.__file__).parents[1]
-    found = [*(top / "units").glob("*"), top / "docs" / "docker-preloader.8"]
-    if not all(path.is_file() for path in found) or len(found) == 1:
+    found = [(path, place) for pattern, place in _PLACES.items() for path in sorted(top.glob(pattern))]
+    if _UNITS not in (place for _, place in found):
         found = _installed_files()
     if not found:
         raise ToolMissing("docker-preloader's units", "install the package with pip, or run this in a checkout")
-    return sorted(found, key=lambda path: path.name)
+    return found
 
 
-def _installed_files() -> list[Path]:
+def _installed_files() -> list[tuple[Path, str]]:
     try:
         recorded = metadata.distribution("preloader-agent").files or []
     except metadata.PackageNotFoundError:
         return []
-    return [Path(str(file.locate())) for file in recorded if file.parts[-3:-1] == ("share", "docker-preloader")]
+    ours = (file for file in recorded if file.parts[-3:-1] == ("share", "docker-preloader"))
+    paths = sorted(Path(str(file.locate())) for file in ours)
+    return [(path, place) for path in paths for pattern, place in _PLACES.items() if path.match(Path(pattern).name)]
