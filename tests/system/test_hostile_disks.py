@@ -36,6 +36,7 @@ from tests.images import app_image, busybox_image, write_docker_archive
 from tests.system.disks import make_raw_disk
 from tests.system.loop import Loop
 from tests.system.nspawn import NspawnGuest
+from tests.troubleshooting import find_entry
 
 PASS_BOUND = 30.0  # seconds for a pass over two disks; it takes 0.3
 LAYERS = ("base", "app")
@@ -358,6 +359,7 @@ def check_refused(lab: Lab, device: Path, said: str, reason: str) -> None:
     assert re.search(reason, line)
     assert line.isprintable()
     assert len(line) < 700
+    assert find_entry(line.removeprefix(f"not mounting {device}: ")) is not None, "not in docs/troubleshooting.md"
     report = lab.status()[str(device)]
     assert report["state"] == "refused"
     assert re.search(reason, report["reason"])
