@@ -306,17 +306,19 @@ class _Planner:
     def _add_references(self, image: ImageRecord, disk: Disk) -> None:
         # A reference that is missing in an older file was not removed by the user.
         before = frozenset() if self.store.is_damaged else self.adopted_before.get(image.image_id, frozenset())
+        refused = set()
         for reference in _names(image):
             found = self.added.get(reference) or self._find(reference)
             if found is None and reference not in before:
                 self.added[reference] = image.image_id
             elif found is not None and found != image.image_id:
+                refused.add(reference)
                 self.problems.append(
                     f"{reference} stays with image {found[7:19]}; image {image.image_id.hex[:12]} of disk {disk.label} "
                     "does not get that name"
                 )
         adopted = self.adopted.get(image.image_id, frozenset())
-        self.adopted[image.image_id] = adopted | before | {*_names(image)}
+        self.adopted[image.image_id] = adopted | before | ({*_names(image)} - refused)
 
     def _find(self, reference: Reference) -> str | None:
         """What a reference names in the store once the images of absent disks are out."""

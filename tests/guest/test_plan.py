@@ -228,6 +228,17 @@ def test_two_disks_that_claim_a_reference_are_reported(tmp_path: Path, store: St
     assert disks[1].label in plan.problems[0]
 
 
+def test_a_reference_that_is_free_again_goes_to_the_disk_that_wanted_it(tmp_path: Path, store: Store) -> None:
+    disks = [make_disk(tmp_path / "disks", ((name,), ("app:latest",))) for name in ("one", "two")]
+    plan = make_pass(store, disks)
+    unplug(disks[0])
+    plan = make_pass(store, disks[1:], plan.adopted)
+    assert references_of(store) == {"app:latest": image_id(("two",))}
+    assert plan.problems == ()
+    change_references(store, {"app:latest": None})
+    assert make_pass(store, disks[1:], plan.adopted).operations == ()
+
+
 @pytest.mark.parametrize("names", ["ab", "ba", "cd", "dc", "ef", "fe"])  # whichever marker is read last
 def test_a_reference_that_two_disks_claim_goes_with_them(tmp_path: Path, store: Store, names: str) -> None:
     images = [((name,), ("app:latest",)) for name in names]
