@@ -1,18 +1,25 @@
-"""Machines with all that they can have, and a real guest in them."""
+"""Machines with all that they can have, and a real guest in them: by BIOS through the driver, by UEFI on a terminal."""
 
 from __future__ import annotations
 
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import pytest
 
+from preloader_agent.host.run import run
 from preloader_agent.host.vm.config import Forward, SharedFolder, UserNetwork, VmConfig
+from preloader_agent.host.vm.control import ControlChannel
 from preloader_agent.host.vm.driver import Vm
+from tests.host.command import COMMAND, PYTHONPATH
+from tests.host.terminal import Terminal
 
+BOOT = 300.0  # seconds; some 40 on an idle host
 ANSWER = 60.0
 
 
@@ -105,3 +112,34 @@ def test_a_disk_is_plugged_and_unplugged_on_virtio_scsi(vm: Vm, disks: tuple[Pat
     vm.wait_until_succeeds(f"! test -e /dev/disk/by-label/{disks[1].stem}")
     vm.attach(disks[1])
     vm.wait_until_succeeds(f"docker-preloader status | grep -q 'disk *{disks[1].stem} *adopted'")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: a socket's path has at most 107 bytes, and pytest's are longer."""
+    with TemporaryDirectory(prefix="dpl-test-") as name:
+        yield Path(name)
+
+
+def test_a_persistent_guest_on_a_terminal(guest: Path, disks: tuple[Path, Path], tmp_path: Path, folder: Path) -> None:
+    """By UEFI; somebody on the console leaves something, and SIGTERM then has the guest power off."""
+    image = tmp_path / "mine.qcow2"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", guest / "disk.qcow2", image])
+    command: list[str | Path] = [*COMMAND, "vm", "run", image, "--persistent", "--firmware=uefi", "--disk", disks[0]]
+    command += ["--console-log", folder / "log", "--control", folder / "control"]
+    with Terminal(command, {"PYTHONPATH": PYTHONPATH, "TMPDIR": str(folder)}, BOOT) as terminal:
+        terminal.wait_shown("root@guest:~# ")
+        terminal.type("ls -d /sys/firmware/efi && docker run --network none app:1 /bin/busybox echo o''k\n")
+        terminal.wait_shown("/sys/firmware/efi\n")
+        terminal.wait_shown("ok\n")
+        terminal.type("echo it was k''ept >/root/kept && echo do''ne\n")
+        terminal.wait_shown("done\n")
+        with closing(ControlChannel(folder / "control")) as channel:
+            assert [disk["state"] for disk in channel.status()["disks"]] == ["adopted"]
+        terminal.process.terminate()
+        assert terminal.wait_ended() == 130
+        assert "preloader: interrupted; the guest powered off\n" in terminal.shown
+        assert terminal.settings() == terminal.before
+    assert [path.name for path in folder.iterdir()] == ["log"]
+    assert "Power down" in (folder / "log").read_text(errors="replace")
+    assert b"it was kept" in image.read_bytes()
