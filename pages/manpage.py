@@ -18,12 +18,12 @@ class _Translator(manpage.Translator):
     def header(self) -> str:
         """The page's title line, and the section in which whatis(1) looks for its name and purpose.
 
-        Words are not hyphenated: half of them are names.
+        Words are not hyphenated, half of them are names: .nh says so, and HY to groff's .EE, which begins it anew.
         """
         info = self._docinfo  # type: ignore[attr-defined]  # types-docutils 0.23 lacks it
         words = (info["title"].upper(), *(info[key] for key in ("manual_section", "date", "version", "manual_group")))
         title = " ".join(f'"{word}"' for word in words)
-        return f".TH {title}\n.SH NAME\n{info['title']} \\- {info['subtitle']}\n.nh\n"
+        return f".TH {title}\n.nr HY 0\n.nh\n.SH NAME\n{info['title']} \\- {info['subtitle']}\n"
 
     def visit_term(self, node: nodes.term) -> None:  # noqa: ARG002
         """Start a term, which says itself which of its words are bold."""

@@ -55,6 +55,16 @@ def test_readers_find_no_fault(page: str, tool: str, options: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_no_name_is_hyphenated(page: str) -> None:
+    if shutil.which("man", path=environment()["PATH"]) is None:
+        pytest.skip("needs man")
+    for width in ("72", "80", "100"):
+        shown = run(["man", "-l", DOCS / page], env={"MANWIDTH": width}, timeout=30)
+        assert len(shown.splitlines()) > 50
+        assert "\N{HYPHEN}\n" not in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_whatis_finds_the_name_and_what_it_is(page: str) -> None:
     if shutil.which("lexgrog", path=environment()["PATH"]) is None:
         pytest.skip("needs man-db")
