@@ -1,5 +1,5 @@
 # Images for the Docker of a NixOS machine, on a disk that is attached to it: the options of the module that NixOS had
-# until 2020, and those of the agent (docker-preloader(8)).
+# until 2020, and those of the agent (docker-preloader.conf(5)).
 #
 #     imports = [ ./packaging/nixos/module.nix ];
 #     virtualisation.docker.enable = true;
