@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,16 +24,10 @@ IDENTITY = ("user.name=Test", "user.email=test@localhost", "user.signingKey=", "
 
 
 class Repository:
-    """A git repository with the sources of this checkout, ready to be released."""
+    """A git repository with sources of ours."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        copy_sources(path)
-        self.git("init", "--quiet")
-        for setting in IDENTITY:
-            self.git("config", *setting.split("=", 1))
-        self.replace("NEWS.md", r"^## \S+ \(.*\)$", f"## {__version__} (2026-11-21)")
-        self.commit()
 
     def git(self, *words: str) -> str:
         return run(["git", "-C", self.path, *words]).strip()
@@ -53,8 +48,23 @@ class Repository:
         return run([script, *words], env={"PYTHON": sys.executable}, timeout=BUILD_TIMEOUT)
 
 
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The sources of this checkout, committed and ready to be released."""
+    repository = Repository(tmp_path_factory.mktemp("origin") / "repository")
+    copy_sources(repository.path)
+    repository.git("init", "--quiet")
+    for setting in IDENTITY:
+        repository.git("config", *setting.split("=", 1))
+    repository.replace("NEWS.md", r"^## \S+ \(.*\)$", f"## {__version__} (2026-11-21)")
+    repository.commit()
+    return repository
+
+
 @pytest.fixture
-def repository(tmp_path: Path) -> Repository:
+def repository(origin: Repository, tmp_path: Path) -> Repository:
+    """The same for one test alone."""
+    shutil.copytree(origin.path, tmp_path / "repository")
     return Repository(tmp_path / "repository")
 
 
