@@ -98,6 +98,7 @@ def test_scriptlets_are_those_of_the_units(packages: Packages) -> None:
         assert found is not None, word
         assert sorted(found[1].split()) == units
     assert "try-restart docker-preloader.service ||" in scripts
+    run(["sh", "-n", "-c", re.sub(r"(?m)^\w+ scriptlet .*$", "", scripts)])
     assert query(packages.host, "scripts") == []
 
 
