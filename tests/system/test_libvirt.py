@@ -16,7 +16,8 @@ from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import QEMU
 from tests.host.command import COMMAND, PYTHONPATH
-from tests.images import busybox_image, edge_image, write_docker_archive
+from tests.images import app_image, busybox_image, edge_image, write_docker_archive
+from tests.pages import Step, check_output, read_blocks, run_on_host, steps_of, write_files
 
 pytestmark = pytest.mark.skipif(
     shutil.which("virsh") is None or shutil.which(QEMU) is None, reason=f"needs virsh and {QEMU}"
@@ -26,6 +27,7 @@ BOUND = 120.0
 DOMAIN = """<domain type='qemu'>
   <name>guest</name> <memory unit='MiB'>64</memory>
   <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
   <devices>
     <controller type='pci' model='pcie-root'/>
     {ports}
@@ -63,10 +65,14 @@ def disks(home: Path) -> list[Path]:
 
 def virsh(home: Path, *commands: str) -> str:
     """What virsh says of some commands to a domain that lives as long as it."""
-    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    return run_virsh(home, f"create {home}/guest.xml", *commands, "destroy guest")
+
+
+def run_virsh(home: Path, *commands: str) -> str:
+    """What virsh says of some commands, in that folder."""
+    as_nobody = ["env", f"--chdir={home}", "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     folders = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "XDG_CONFIG_HOME": None, "XDG_CACHE_HOME": None}
-    script = "; ".join([f"create {home}/guest.xml", *commands, "destroy guest"])
-    words = [*as_nobody, "virsh", "--connect", f"qemu:///embed?root={home}", script]
+    words = [*as_nobody, "virsh", "--connect", f"qemu:///embed?root={home}", "; ".join(commands)]
     return run(words, env=folders, timeout=BOUND, with_stderr=True)
 
 
@@ -114,3 +120,56 @@ def test_the_xml_is_what_libvirts_schema_allows(home: Path, disks: list[Path]) -
             (home / "guest.xml").read_text().replace("<memballoon", f"{element}<memballoon")
         )
         assert "validates" in run(["virt-xml-validate", home / "whole.xml", "domain"], with_stderr=True)
+
+
+# docs/libvirt.md. Its guest does not boot here: the disk that it would boot from is empty.
+END = "end of a step"
+NO_KVM = {"type='kvm'": "type='qemu'", "<cpu mode='host-passthrough'/>": "", "unit='MiB'>1024": "unit='MiB'>64"}
+
+
+@pytest.fixture
+def labels(home: Path) -> dict[str, str]:
+    """The reader's files; the labels of the page, and what they are here."""
+    run(["qemu-img", "create", "-q", "-f", "qcow2", home / "guest.qcow2", "1M"])
+    os.chown(home / "guest.qcow2", NOBODY, NOBODY)
+    labels = {}
+    for name, old, image in (
+        ("redis", "dpl-fb212d31a377", busybox_image()),
+        ("counter", "dpl-988a244d09c7", app_image()),
+    ):
+        archive = write_docker_archive([image], home / f"{name}.tar", "oci")
+        labels[old] = build_disk([archive], home / f"{name}.qcow2").index.label
+    return labels
+
+
+def test_the_page_can_be_followed(home: Path, labels: dict[str, str]) -> None:
+    """libvirt lives as long as one virsh here, so what the page asks of it is asked in the end, all at once."""
+    blocks = read_blocks("libvirt.md", labels | NO_KVM | {"/var/lib/libvirt/images": str(home)})
+    write_files(blocks, home)
+    steps = [step for block in blocks if block.language == "console" for step in steps_of(block)]
+    for_virsh = [step for step in steps if step.command.startswith("virsh ")]
+    for step in steps:
+        if step not in for_virsh:
+            check_output(step, run_on_host(step.command, home))
+    for step, said in zip(for_virsh, ask_virsh(home, for_virsh), strict=True):
+        check_output(step, said)
+
+
+def ask_virsh(home: Path, steps: list[Step]) -> list[str]:
+    """What virsh says of each step."""
+    commands = [step.command.removeprefix("virsh ").strip() for step in steps]
+    said = run_virsh(home, *(word for command in commands for word in (command, f"echo '{END}'")), "destroy guest")
+    return said.split(f"{END}\n")[:-1]
+
+
+def test_fw_cfg_says_the_same(home: Path, labels: dict[str, str]) -> None:
+    """The page's other way to name the disks, in place of the first one."""
+    blocks = read_blocks("libvirt.md", labels | NO_KVM)
+    domain = next(block for block in blocks if block.name == "guest.xml")
+    other = next(block for block in blocks if "type='fwcfg'" in block.text)
+    whole = re.sub(r" *<sysinfo.*</sysinfo>\n", lambda _: other.text, domain.text, flags=re.DOTALL)
+    (home / "guest.xml").write_text(whole.replace("<smbios mode='sysinfo'/>", ""))
+    assert "validates" in run(["virt-xml-validate", home / "guest.xml", "domain"], with_stderr=True)
+    said = run_virsh(home, "domxml-to-native qemu-argv --xml guest.xml")
+    expected = f"name=opt/io.systemd.credentials/docker-preloader.expect,string={next(iter(labels.values()))}"
+    assert expected in said
