@@ -31,8 +31,10 @@ deb: tools ## Build the guest's Debian package, and print its path
 guest: $(STAMP) ## Build the test guest, and print its folder
 	$(PYTHON) -m tests.cachedguests
 
-bench: $(STAMP) ## Measure what the README claims
-	$(PYTHON) -m bench
+bench: $(STAMP) ## Measure what the README claims, draw the plots and write its numbers: 40 minutes without KVM
+	$(PYTHON) -m bench --output docs/bench/results.json
+	$(PYTHON) -m bench.plots
+	$(PYTHON) -m bench.report
 
 release: $(STAMP) ## Test the version that is checked out, build its files into dist/, and tag it
 	packaging/release --check
@@ -44,5 +46,5 @@ clean: ## Remove the virtual environment and what the checks left
 
 $(STAMP): setup.cfg pyproject.toml | tools
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[host,dev,fuzz]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[host,dev,fuzz,bench]'
 	touch $@

@@ -1,73 +1,83 @@
 """`make bench`: what the README claims, side by side with what it is compared to in one run, as root.
 
-Each round does all of it; medians and ranges are printed, and a ratio where two things do the same job. Absolute times
-are this machine's, and only a quiet one gives them. `python -m bench PART...` measures the parts that are named, and
-options what is slow: `--large` images of 2 GB and their memory, `--idle` the agent's wake-ups and memory, both once,
-and `--vm` its start in QEMU against the shell script that it descends from. `--json` prints every round.
+    python -m bench [--rounds N] [--output FILE] [PART...]
+
+Each part measures its ways in turn, round after round; medians and ranges are printed, `--output` keeps each round.
+Absolute times are this machine's, and only a quiet one gives them: compare what one run has measured, never two runs.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
+import sys
+import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from bench.adoption import measure_adoption
+from bench.boot import measure_boot
 from bench.builder import measure_builder, measure_large
-from bench.emulated import measure_vm
+from bench.containers import measure_containers
+from bench.hotplug import measure_hotplug
+from bench.machine import describe_machine
 from bench.readiness import measure_idle, measure_readiness
+from bench.records import Measured, Part, Spread, each_round, grouped
 
-ROUNDS = 5
-PARTS = {"adoption": measure_adoption, "builder": measure_builder, "readiness": measure_readiness}
-SLOW = {"large": measure_large, "idle": measure_idle}
+
+class Planned(NamedTuple):
+    """A part, and how many rounds of it suffice."""
+
+    measure: Part
+    rounds: int
+
+
+PARTS = {
+    "boot": Planned(measure_boot, 3),
+    "containers": Planned(measure_containers, 3),
+    "hotplug": Planned(measure_hotplug, 3),
+    "adoption": Planned(each_round(measure_adoption, "busybox and Debian's Redis"), 5),
+    "builder": Planned(each_round(measure_builder, "230 MB in two layers, and 50,000 files"), 5),
+    "readiness": Planned(measure_readiness, 5),
+    "large": Planned(each_round(measure_large, "2 GB"), 1),
+    "idle": Planned(each_round(measure_idle, "the agent while nothing happens"), 1),
+}
 
 
 def main() -> None:
-    """Measure, and print a table or JSON."""
+    """Measure, print a table, and keep all of it if asked."""
     options = _parse_arguments()
-    rounds = [_measure(PARTS[name] for name in options.parts) for _ in range(ROUNDS)]
-    report = {key: [figures[key] for figures in rounds] for key in rounds[0]}
-    once = _measure(measure for name, measure in SLOW.items() if getattr(options, name))
-    report |= {key: [value] for key, value in once.items()}
-    if options.vm:
+    found = {}
+    for name in options.parts:
+        started = time.monotonic()
+        measure, rounds = PARTS[name]
         with TemporaryDirectory(prefix="docker-preloader-bench-") as folder:
-            report |= measure_vm(Path(folder), ROUNDS)
-    if options.json:
-        print(json.dumps(report, indent=1))
-    else:
-        _print_table(report)
+            found[name] = measure(Path(folder), options.rounds or rounds)
+        print(f"{name}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+        _print_table(found[name])
+    if options.output:
+        report = {"machine": describe_machine(), "parts": {name: part._asdict() for name, part in found.items()}}
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _parse_arguments() -> Namespace:
     parser = ArgumentParser(prog="bench", description="Measure what is named, or all parts.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--large", action="store_true", help="images of 2 GB")
-    parser.add_argument("--idle", action="store_true", help="wake-ups and memory of the agent")
-    parser.add_argument("--vm", action="store_true", help="the agent's start in QEMU")
-    parser.add_argument("--json", action="store_true", help="print every round")
+    parser.add_argument("--rounds", type=int, help="instead of what each part finds enough")
+    parser.add_argument("--output", type=Path, help="a file for every round, as JSON")
     options = parser.parse_args()
-    is_all = not (options.parts or options.large or options.idle or options.vm)
-    options.parts = list(PARTS) if is_all else options.parts
+    options.parts = options.parts or list(PARTS)
     if not PARTS.keys() >= set(options.parts):
         parser.error(f"the parts are {', '.join(PARTS)}")
     return options
 
 
-def _measure(measures: Iterable[Callable[[Path], dict[str, float]]]) -> dict[str, float]:
-    """Some figures, each part's in a folder of its own."""
-    figures: dict[str, float] = {}
-    for measure in measures:
-        with TemporaryDirectory(prefix="docker-preloader-bench-") as folder:
-            figures |= measure(Path(folder))
-    return figures
-
-
-def _print_table(report: Mapping[str, Sequence[float]]) -> None:
-    for key, values in report.items():
-        print(f"{key:50} {statistics.median(values):8.3f}   ({min(values):.3f} to {max(values):.3f})")
+def _print_table(measured: Measured) -> None:
+    for way, records in grouped(measured.records).items():
+        for key in (key for key, value in records[0].items() if isinstance(value, float)):
+            spread = Spread.of([float(record[key]) for record in records])
+            print(f"{f'{way} {key}'.strip():60} {spread.middle:9.3f}   ({spread.low:.3f} to {spread.high:.3f})")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def four_disks(folder: Path) -> list[Path]:
     disks = []
     for number, layers in enumerate(LAYERS_OF_FOUR):
         own = tuple(
-            _make_own(layer, number, folder / f"{number}-{place}.layer")
+            own_layer(layer, number, folder / f"{number}-{place}.layer")
             for place, layer in enumerate(debian_image().layers[:layers])
         )
         disks.append(_build(folder / f"four-{number}", Image(own, (f"bench-{number}:1",), {"Cmd": ["bash"]})))
@@ -50,7 +50,7 @@ def raw_copy(disk: Path) -> Path:
     return raw
 
 
-def _make_own(layer: Layer, number: int, path: Path) -> Layer:
+def own_layer(layer: Layer, number: int, path: Path) -> Layer:
     """A layer that is on one disk only: the same tree with one more file."""
     assert isinstance(layer.content, Path)
     path.write_bytes(layer.content.read_bytes())

@@ -29,12 +29,13 @@ MANY_FILES = (Content(100_000, 21000, 1000),)  # 2 GB
 def write_archive(folder: Path, name: str, contents: tuple[Content, ...]) -> Path:
     """A docker-archive with one image that has a layer of each content."""
     layers = tuple(
-        _write_layer(folder / f"{name}{number}.layer", content, number) for number, content in enumerate(contents)
+        write_layer(folder / f"{name}{number}.layer", content, number) for number, content in enumerate(contents)
     )
     return write_docker_archive([Image(layers, (f"{name}:1",))], folder / f"{name}.tar", "oci")
 
 
-def _write_layer(path: Path, content: Content, number: int) -> Layer:
+def write_layer(path: Path, content: Content, number: int) -> Layer:
+    """A layer with that content below a folder `layer` and its number; another number has other bytes."""
     noise = random.Random(number).randbytes(content.size + (1 << 20))
     with tarfile.open(path, "w") as tar:
         for member, data in _members(content, noise, f"layer{number}"):

@@ -1,4 +1,4 @@
-"""How long a unit takes to start in a guest, from an empty store and unmounted disks: the same in nspawn and in QEMU.
+"""How long a unit takes to start in a guest, from an empty store and unmounted disks.
 
 The times are systemd's own, of the same start: `systemctl start` would add its own start and the bus, which are equal
 for all, and so make every ratio look better. A start before docker's is what the boot sees; docker is stopped.
@@ -10,7 +10,6 @@ from typing import Protocol
 
 OURS = "docker-preloader.service"
 FLOOR = "bench-floor.service"  # the same sandbox and interpreter, and a program that is ready at once
-SCRIPT = "bench-nixos.service"
 
 FLOOR_PROGRAM = """
 import os, signal, socket
@@ -34,21 +33,18 @@ systemctl daemon-reload
 """
 
 RESET = f"""
-systemctl stop docker.socket docker.service {OURS} {FLOOR} {SCRIPT} 2>/dev/null
-for disk in /run/docker-preloader/disks/* /mnt/docker-images/*; do
+systemctl stop docker.socket docker.service {OURS} {FLOOR} 2>/dev/null
+for disk in /run/docker-preloader/disks/*; do
     [ ! -d "$disk" ] || umount "$disk" || exit 1
 done
-rm -rf /run/docker-preloader /mnt/docker-images /var/lib/docker/image /var/lib/docker/overlay2
+rm -rf /run/docker-preloader /var/lib/docker/image /var/lib/docker/overlay2
 systemctl reset-failed # the limit of starts a minute
 sync
 """
 
-# What a boot has not: files in the page cache. What starts a unit is in it again, for all alike.
-DROP_CACHES = "echo 3 >/proc/sys/vm/drop_caches; systemctl is-active dbus.service"
-
 
 class Guest(Protocol):
-    """A guest of tests.system.nspawn or of preloader_agent.host.vm.driver."""
+    """A guest of tests.system.nspawn."""
 
     def succeed(self, command: str, timeout: float = ...) -> str:
         """Run a shell command that must succeed, and return its output."""
@@ -56,24 +52,15 @@ class Guest(Protocol):
 
 def start_job(guest: Guest, unit: str) -> float:
     """Start a unit; the milliseconds from its first process to the end of its start."""
-    return _start(guest, unit, "InactiveExit", "")
-
-
-def exec_to_ready(guest: Guest, unit: str, *, is_cold: bool) -> float:
-    """Start a unit; the milliseconds from its program's exec, without the sandbox's making, to the end of its start."""
-    return _start(guest, unit, "ExecMainHandoff", DROP_CACHES if is_cold else "")
+    guest.succeed(RESET)
+    guest.succeed(f"systemctl start {unit}")
+    found = properties(guest, unit)
+    assert found["ActiveState"] == "active", found["ActiveState"]
+    began, ended = (int(found[f"{event}TimestampMonotonic"]) for event in ("InactiveExit", "ActiveEnter"))
+    return (ended - began) / 1000
 
 
 def properties(guest: Guest, unit: str) -> dict[str, str]:
     """What `systemctl show` prints."""
     lines = guest.succeed(f"systemctl show {unit}").splitlines()
     return dict(line.partition("=")[::2] for line in lines)
-
-
-def _start(guest: Guest, unit: str, since: str, prepare: str) -> float:
-    guest.succeed(RESET)
-    guest.succeed(f"{prepare}\nsystemctl start {unit}")
-    found = properties(guest, unit)
-    assert found["ActiveState"] == "active", found["ActiveState"]
-    began, ended = (int(found[f"{event}TimestampMonotonic"]) for event in (since, "ActiveEnter"))
-    return (ended - began) / 1000

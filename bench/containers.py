@@ -1,0 +1,101 @@
+"""Containers of an image that stands on a preloaded disk, in each of its formats, and of one that was loaded.
+
+In one guest, in turn. The four images hold the same files, but no two share a layer, so none is read for another.
+Before a cold run the image's files are in no page cache, neither the guest's nor the host's; docker's own programs are
+in the guest's, because a container of a further image has just run. A warm run is the same command once more.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from bench.disks import own_layer
+from bench.records import Measured, Record
+from bench.stock import archive_disk
+from preloader_agent.host.disk import BuildOptions, build_disk
+from preloader_agent.host.run import run
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Vm
+from tests.cachedguests import packaged_guest
+from tests.images import Image, busybox_image, debian_image, write_docker_archive
+
+LOADED, PLAIN, ZSTD, RAW = "loaded", "qcow2", "qcow2, zstd", "raw"
+PLACES = (LOADED, PLAIN, ZSTD, RAW)
+COMMANDS = {
+    "start": "redis-server --version",
+    "read": "bash -c 'cat /usr/bin/* /usr/lib/*/* 2>/dev/null | wc -c'",
+}
+LABEL = "bench-load"
+LOAD = f"mount -o ro /dev/disk/by-label/{LABEL} /mnt && docker load --input /mnt/images.tar && umount /mnt && sync"
+FORGET = "sync; echo 3 >/proc/sys/vm/drop_caches; docker run --rm --network none busybox:test true"
+RUN = "docker run --rm --network none"
+# By the guest's own clock: what it takes to ask the guest is not the container's.
+TIMED = "began=$(date +%s.%N); {} >/dev/null && echo $began $(date +%s.%N)"
+LOAD_TIMEOUT = 900.0  # seconds
+
+
+def measure_containers(folder: Path, rounds: int) -> Measured:
+    """Each command from each place, cold and then warm."""
+    images = {place: _own_image(folder, number) for number, place in enumerate(PLACES)}
+    disks = {place: _make_disk(folder / str(number), place, images[place]) for number, place in enumerate(PLACES)}
+    busybox = _build([busybox_image()], folder / "busybox", None)
+    records: list[Record] = []
+    with Vm(replace(VmConfig.of_guest(packaged_guest()), disks=(*disks.values(), busybox))) as vm:
+        vm.wait_booted()
+        vm.succeed(LOAD, LOAD_TIMEOUT)
+        files = {**disks, LOADED: vm.files.overlay}
+        for number in range(rounds):
+            for name, command in COMMANDS.items():
+                for place, image in images.items():
+                    times = measure_runs(vm, files[place], f"{RUN} {image.references[0]} {command}")
+                    records.append({"round": number, "place": place, "command": name, **times})
+    sizes = {f"{place} disk, MB": disk.stat().st_size / 1e6 for place, disk in disks.items() if place != LOADED}
+    return Measured({"image, MB": sum(layer.size for layer in images[RAW].layers) / 1e6, **sizes}, records)
+
+
+def measure_runs(vm: Vm, file: Path, command: str) -> dict[str, float]:
+    """The seconds of a command whose files are on one disk."""
+    evict(file)
+    vm.succeed(FORGET)
+    return {"cold, s": _seconds(vm, command), "warm, s": _seconds(vm, command)}
+
+
+def evict(file: Path) -> None:
+    """Have the host's page cache forget a file; what is not written yet, it writes first."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _seconds(vm: Vm, command: str) -> float:
+    began, ended = (float(word) for word in vm.succeed(TIMED.format(command)).split())
+    return ended - began
+
+
+def _own_image(folder: Path, number: int) -> Image:
+    layers = [
+        own_layer(layer, number, folder / f"{number}-{place}") for place, layer in enumerate(debian_image().layers)
+    ]
+    return replace(debian_image(), layers=tuple(layers), references=(f"bench-{number}:1",))
+
+
+def _make_disk(path: Path, place: str, image: Image) -> Path:
+    if place == LOADED:
+        return archive_disk([image], path, LABEL)
+    disk = _build([image], path, "zstd" if place == ZSTD else None)
+    if place != RAW:
+        return disk
+    raw = path.with_suffix(".raw")
+    run(["qemu-img", "convert", "-O", "raw", disk, raw])
+    return raw
+
+
+def _build(images: list[Image], path: Path, compression: str | None) -> Path:
+    archive = write_docker_archive(images, path.with_suffix(".tar"), "oci")
+    options = BuildOptions(compression=compression)
+    return build_disk([archive], path.with_suffix(".qcow2"), options).path
