@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
 from preloader_agent import host
 from preloader_agent.errors import PreloaderError
-from tests.tour import GUEST_PROMPT, README, Step, check_output, read_steps
-
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
+from tests.pages import DOCS, HOST, README, ROOT, Step, check_output, read_blocks, steps_of
 
 
 def test_the_page_on_testing_shows_the_example_that_is_run() -> None:
@@ -39,32 +35,32 @@ def test_the_commands_of_the_readme_are_those_of_its_tour() -> None:
     """What is in console blocks is run by test_readme.py; what is indented are commands for people to type."""
     shown = re.findall(r"^    (preloader .*?)(?: +#.*)?$", README.read_text(), re.MULTILINE)
     assert len(shown) == 2
-    assert set(shown) <= {step.command for step in read_steps(README)}
+    assert set(shown) <= {step.command for step in steps_of(read_blocks(README, {}))}
 
 
 @pytest.mark.parametrize(
     ("shown", "output"),
     [
-        (("images: 1, 35.5 MB", "..."), "images: 1, 7 MB\n"),
-        (("...", "debian  13  efea48e8a1a6  3 years ago"), "a\nb\ndebian   13   0123456789ab   11 months ago\n"),
-        (("Redis server v=8...",), "Redis server v=8.0.2 sha=0\n"),
-        ((), ""),
+        ("images: 1, 35.5 MB\n...\n", "images: 1, 7 MB\n"),
+        ("...\ndebian  13  efea48e8a1a6  3 years ago\n", "a\nb\ndebian   13   0123456789ab   11 months ago\n"),
+        ("Redis server v=8...\n", "Redis server v=8.0.2 sha=0\n"),
+        ("", ""),
     ],
 )
-def test_what_may_differ_from_a_page(shown: tuple[str, ...], output: str) -> None:
-    check_output(Step(GUEST_PROMPT, "command", shown), output)
+def test_what_may_differ_from_a_page(shown: str, output: str) -> None:
+    check_output(Step(HOST, "command", shown), output)
 
 
 @pytest.mark.parametrize(
     ("shown", "output"),
     [
-        (("images: 1, 35.5 MB",), "images: 2, 35.5 MB\n"),
-        (("images: 1, 35.5 MB",), "images: 1, 35.5 GB\n"),
-        (("one line",), "one line\nanother\n"),
-        (("one line",), ""),
-        ((), "something\n"),
+        ("images: 1, 35.5 MB\n", "images: 2, 35.5 MB\n"),
+        ("images: 1, 35.5 MB\n", "images: 1, 35.5 GB\n"),
+        ("one line\n", "one line\nanother\n"),
+        ("one line\n", ""),
+        ("", "something\n"),
     ],
 )
-def test_what_may_not_differ_from_a_page(shown: tuple[str, ...], output: str) -> None:
+def test_what_may_not_differ_from_a_page(shown: str, output: str) -> None:
     with pytest.raises(PreloaderError, match="command: expected as the page shows it"):
-        check_output(Step(GUEST_PROMPT, "command", shown), output)
+        check_output(Step(HOST, "command", shown), output)

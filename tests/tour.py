@@ -1,63 +1,36 @@
 """The README's console blocks, carried out: `make demo` shows them to a person, and the README's test checks them.
 
-A line that starts with "$ " is a command for a shell on the host, one with "root@guest:~# " is typed on the console of
-the guest that `preloader vm run` has started. What the README shows below must be what is printed. There, "..." stands
-for anything; and sizes, times, versions and ids may be others, since they are those of today's Debian packages.
+The commands for the guest are typed on the console of the machine that `preloader vm run` has started. What the README
+shows below a command must be what is printed.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Self
+from typing import Self
 
 from preloader_agent.errors import PreloaderError
-from preloader_agent.host.run import run
 from tests.dockerd import Dockerd
+from tests.host.command import PYTHONPATH
 from tests.host.terminal import Terminal
 from tests.images import tour_images, write_docker_archive
-
-README = Path(__file__).parents[1] / "README.md"
-PROMPTS = {"$ ": "host", "root@guest:~# ": "guest"}
-GUEST_PROMPT = "root@guest:~# "
-START_MACHINE = "preloader vm run "
-BOUND = 600.0  # seconds for one command: `guest build` loads packages, and a busy host emulates the guest slowly
-# What a command prints differently from day to day, as the README shows it.
-VARIES = re.compile(
-    r"(?P<ellipsis>\.\.\.)"
-    r"|(?P<id>\b[0-9a-f]{12}\b)"
-    r"|(?P<age>\d+ \w+ ago)"
-    r"|(?P<number>\b\d+(\.\d+)?(?= ?[kMG]?B\b| s\b))"
-    r"|(?P<space>\s+)"
+from tests.pages import (
+    GUEST_CONSOLE,
+    README,
+    STEP_BOUND,
+    Step,
+    check_output,
+    host_shell,
+    read_blocks,
+    run_on_host,
+    steps_of,
 )
-VARIANTS = {"ellipsis": ".*", "id": "[0-9a-f]{12}", "age": r"\S+ \w+ ago", "number": r"\d+(\.\d+)?", "space": r"\s+"}
 
-
-class Step(NamedTuple):
-    """A command, where it is given, and what the README shows of its output."""
-
-    prompt: str
-    command: str
-    shown: tuple[str, ...]
-
-
-def read_steps(page: Path) -> list[Step]:
-    """The commands of a page's console blocks, in order."""
-    blocks = re.findall(r"^```console\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [step for block in blocks for step in _steps_of(block.splitlines())]
-
-
-def _steps_of(lines: Sequence[str]) -> Iterator[Step]:
-    starts = [number for number, line in enumerate(lines) if line.startswith(tuple(PROMPTS))]
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        prompt = next(prompt for prompt in PROMPTS if lines[start].startswith(prompt))
-        yield Step(prompt, lines[start].removeprefix(prompt), tuple(lines[start + 1 : end]))
+START_MACHINE = "preloader vm run "
 
 
 class Tour:
@@ -67,7 +40,7 @@ class Tour:
         self._folder = folder
         self._stack = ExitStack()
         self._terminal: Terminal | None = None
-        self._environment: dict[str, str | None] = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self._environment: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Have a docker with the images that the tour saves, which a reader has pulled or built."""
@@ -83,17 +56,16 @@ class Tour:
 
     def carry_out(self, step: Step) -> str:
         """Give the command, and return what it prints."""
-        if step.prompt == GUEST_PROMPT:
+        if step.prompt == GUEST_CONSOLE:
             return self._type(step.command)
         if step.command.startswith(START_MACHINE):
             return self._start_machine(step.command)
-        shell = ["env", f"--chdir={self._folder}", "sh", "-c", step.command]
-        return run(shell, env=self._environment, timeout=BOUND, with_stderr=True)
+        return run_on_host(step.command, self._folder, self._environment)
 
     def _start_machine(self, command: str) -> str:
-        shell = ["env", f"--chdir={self._folder}", "sh", "-c", f"exec {command}"]
-        self._terminal = self._stack.enter_context(Terminal(shell, self._environment, BOUND))
-        return self._terminal.wait_shown(GUEST_PROMPT)
+        shell = host_shell(f"exec {command}", self._folder)
+        self._terminal = self._stack.enter_context(Terminal(shell, {"PYTHONPATH": PYTHONPATH}, STEP_BOUND))
+        return self._terminal.wait_shown(f"{GUEST_CONSOLE} ")
 
     def _type(self, command: str) -> str:
         assert self._terminal is not None, "the page has no `preloader vm run` before this"
@@ -101,28 +73,7 @@ class Tour:
         if command == "poweroff":
             assert self._terminal.wait_ended() == 0, self._terminal.shown
             return self._terminal.shown
-        return self._terminal.wait_shown(GUEST_PROMPT).partition("\n")[2]  # what was typed is shown, too
-
-
-def check_output(step: Step, output: str) -> None:
-    """See that a command printed what the page shows. Raises PreloaderError."""
-    if not _pattern(step.shown).fullmatch("".join(f"{line.rstrip()}\n" for line in output.splitlines())):
-        shown = "\n".join(step.shown)
-        raise PreloaderError(f"{step.command}: expected as the page shows it:\n{shown}\nfound:\n{output}")
-
-
-def _pattern(shown: Sequence[str]) -> re.Pattern[str]:
-    """What the shown lines stand for; a line of "..." for any lines, also none."""
-    return re.compile("".join(r"(.*\n)*" if line == "..." else f"{_line_pattern(line)}\n" for line in shown))
-
-
-def _line_pattern(line: str) -> str:
-    end, pattern = 0, ""
-    for found in VARIES.finditer(line):
-        assert found.lastgroup is not None
-        pattern += re.escape(line[end : found.start()]) + VARIANTS[found.lastgroup]
-        end = found.end()
-    return pattern + re.escape(line[end:])
+        return self._terminal.wait_shown(f"{GUEST_CONSOLE} ").partition("\n")[2]  # what was typed is shown, too
 
 
 def main() -> int:
@@ -141,8 +92,8 @@ def main() -> int:
 def show_tour(folder: Path) -> None:
     """Carry out each step and print it as it goes. Raises PreloaderError where the README shows something else."""
     with Tour(folder) as tour:
-        for step in read_steps(README):
-            print(f"{step.prompt}{step.command}", flush=True)
+        for step in steps_of(read_blocks(README, {})):
+            print(f"{step.prompt} {step.command}", flush=True)
             output = tour.carry_out(step)
             print(output, end="" if output.endswith("\n") or not output else "\n", flush=True)
             check_output(step, output)

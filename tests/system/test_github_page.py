@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from tests.images import busybox_image
-from tests.pages import read_blocks, run_on_host, write_files
+from tests.pages import DOCS, read_blocks, run_on_host, write_files
 from tests.registry import Registry
 from tests.system.test_skopeo import push_image
 
@@ -27,7 +27,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 def test_the_workflow_is_what_githubs_schema_allows(tmp_path: Path) -> None:
-    write_files(read_blocks("github-actions.md", {}), tmp_path)
+    write_files(read_blocks(DOCS / "github-actions.md", {}), tmp_path)
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
     assert "ok" in run([*check, tmp_path / WORKFLOW])
 
@@ -38,7 +38,7 @@ def test_its_steps_build_the_disk(registry: Registry, tmp_path: Path, monkeypatc
     settings.mkdir(parents=True)
     (settings / "registries.conf").write_text(f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n')
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_files(read_blocks("github-actions.md", {IMAGE: name}), tmp_path)
+    write_files(read_blocks(DOCS / "github-actions.md", {IMAGE: name}), tmp_path)
     steps = YAML(typ="safe").load(tmp_path / WORKFLOW)["jobs"]["vm-tests"]["steps"]
     scripts = {step.get("name"): step.get("run") for step in steps}
     run_on_host(scripts["Ask the registry for the digests"], tmp_path)

@@ -17,7 +17,7 @@ from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import QEMU
 from tests.host.command import COMMAND, PYTHONPATH
 from tests.images import app_image, busybox_image, edge_image, write_docker_archive
-from tests.pages import Step, check_output, read_blocks, run_on_host, steps_of, write_files
+from tests.pages import DOCS, Step, check_output, read_blocks, run_on_host, steps_of, write_files
 
 pytestmark = pytest.mark.skipif(
     shutil.which("virsh") is None or shutil.which(QEMU) is None, reason=f"needs virsh and {QEMU}"
@@ -144,9 +144,9 @@ def labels(home: Path) -> dict[str, str]:
 
 def test_the_page_can_be_followed(home: Path, labels: dict[str, str]) -> None:
     """libvirt lives as long as one virsh here, so what the page asks of it is asked in the end, all at once."""
-    blocks = read_blocks("libvirt.md", labels | NO_KVM | {"/var/lib/libvirt/images": str(home)})
+    blocks = read_blocks(DOCS / "libvirt.md", labels | NO_KVM | {"/var/lib/libvirt/images": str(home)})
     write_files(blocks, home)
-    steps = [step for block in blocks if block.language == "console" for step in steps_of(block)]
+    steps = list(steps_of(blocks))
     for_virsh = [step for step in steps if step.command.startswith("virsh ")]
     for step in steps:
         if step not in for_virsh:
@@ -164,7 +164,7 @@ def ask_virsh(home: Path, steps: list[Step]) -> list[str]:
 
 def test_fw_cfg_says_the_same(home: Path, labels: dict[str, str]) -> None:
     """The page's other way to name the disks, in place of the first one."""
-    blocks = read_blocks("libvirt.md", labels | NO_KVM)
+    blocks = read_blocks(DOCS / "libvirt.md", labels | NO_KVM)
     domain = next(block for block in blocks if block.name == "guest.xml")
     other = next(block for block in blocks if "type='fwcfg'" in block.text)
     whole = re.sub(r" *<sysinfo.*</sysinfo>\n", lambda _: other.text, domain.text, flags=re.DOTALL)

@@ -19,7 +19,7 @@ from preloader_agent.host.vm.guest_shell import GuestShell
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.waiting import tries
 from tests.images import example_images, write_docker_archive
-from tests.pages import Block, Step, check_output, read_blocks, run_on_host, steps_of
+from tests.pages import DOCS, HOST, Block, Step, check_output, read_blocks, run_on_host, steps_of
 
 BOOT = 240.0
 COMMAND = 120.0
@@ -53,17 +53,16 @@ def test_the_page_can_be_followed(folder: Path) -> None:
     own = find_accelerator()
     changes = {label: inspect_disk(folder / f"{name}.qcow2").label for name, label in LABELS.items()}
     changes |= {"/disks/": f"{folder}/", "-accel kvm -cpu host -smp": f"-accel {own.accel} -cpu {own.cpu} -smp"}
-    for block in read_blocks("qemu.md", changes):
-        if block.language == "console":
-            for step in steps_of(block):
-                check_output(step, follow(step, folder))
-        elif block.language == "json":
+    for block in read_blocks(DOCS / "qemu.md", changes):
+        for step in steps_of([block]):
+            check_output(step, follow(step, folder))
+        if block.language == "json":
             say(block, folder)
 
 
 def follow(step: Step, folder: Path) -> str:
     """Do a step, on the host or in the guest."""
-    if step.prompt == "$":
+    if step.prompt == HOST:
         return run_on_host(step.command, folder)
     with closing(GuestShell(folder / "agent.sock")) as guest:
         guest.sync(BOOT)
