@@ -74,4 +74,5 @@ complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -s h -l hel
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l device -xka "(__fish_complete_path (commandline -ct))" -d 'Mount this disk first.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l docker-root -xka "(__fish_complete_directories)" -d 'A data directory, instead of the one that Docker is configured to use.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l docker-pidfile -xka "(__fish_complete_path (commandline -ct))" -d 'The pid file of the dockerd that uses it.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l release-all -d 'Mount none, and let go of every disk that is mounted, whatever uses it.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l run-dir -xka "(__fish_complete_directories)" -d 'Where the agent keeps its state and mounts disks, instead of /run/docker-preloader.'

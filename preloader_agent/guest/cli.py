@@ -101,6 +101,11 @@ def _add_sync_arguments(sync: ArgumentParser) -> None:
         "--docker-root", metavar="DIR", help="A data directory, instead of the one that Docker is configured to use."
     )
     sync.add_argument("--docker-pidfile", metavar="FILE", help="The pid file of the dockerd that uses it.")
+    sync.add_argument(
+        "--release-all",
+        action="store_true",
+        help="Mount none, and let go of every disk that is mounted, whatever uses it.",
+    )
     sync.set_defaults(command=_sync)
 
 
@@ -141,12 +146,14 @@ def _release(options: Namespace) -> int:
 
 def _sync(options: Namespace) -> int:
     from preloader_agent.guest.report import DevicesReport, read_status, write_devices
-    from preloader_agent.guest.sync import merge
+    from preloader_agent.guest.sync import forget_own_files, merge, release_all
     from preloader_agent.guest.wake import MERGED, POSTPONED, wake_daemon
 
     paths = _sync_paths(options)
+    if options.release_all:
+        release_all(paths)
     devices = [(device, "") for device in options.device]
-    if not options.device and not options.docker_root:
+    if not options.device and not options.docker_root and not options.release_all:
         from preloader_agent.guest.devices import Devices
         from preloader_agent.guest.released import read_released
         from preloader_agent.guest.settings import read_settings
@@ -164,6 +171,8 @@ def _sync(options: Namespace) -> int:
         )
         log.warning("docker-preloader: docker runs; the change is made at its next start%s", hint)
         status = EXIT_FAILED
+    elif options.release_all:
+        forget_own_files(paths)
     if not wake_daemon(paths.wake_socket, MERGED if has_merged else POSTPONED):
         write_devices(paths, DevicesReport([*_mounted_devices(paths), *refused], []))
     report = read_status(paths)

@@ -12,19 +12,19 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, PreloaderError, StoreError, StoreFull
 from preloader_agent.guest import log
 from preloader_agent.guest.apply import apply_operations, apply_plan, write_file
-from preloader_agent.guest.containers import containers_using
+from preloader_agent.guest.containers import containers_using, is_served_from
 from preloader_agent.guest.disks import Disk, attached_disks
 from preloader_agent.guest.docker import is_running
-from preloader_agent.guest.mounts import mounted_device, unmount
+from preloader_agent.guest.mounts import list_mounts, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.plan import Adopted, Plan, plan_merge, plan_undo
-from preloader_agent.guest.released import drop_released, read_released
+from preloader_agent.guest.released import add_released, drop_released, read_released
 from preloader_agent.guest.report import count_of, write_store
 from preloader_agent.guest.storestate import read_store
 from preloader_agent.store.digest import ImageID
@@ -71,6 +71,24 @@ def prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
     """
     with exclusive(paths):
         return _prepare(paths, known)
+
+
+def release_all(paths: Paths) -> None:
+    """Have every disk leave in the next pass, whatever uses it; one that no layer came from is unmounted now.
+
+    Raises OSError and PreloaderError.
+    """
+    with exclusive(paths):
+        for mount in list_mounts(paths.mounts):
+            add_released(paths, os.path.basename(mount.target), is_forced=True)
+            if not is_served_from(paths.store, mount.target):
+                unmount(mount.target)
+
+
+def forget_own_files(paths: Paths) -> None:
+    """Remove what is of no use in a store without our images: the copy of what repositories.json held before."""
+    with exclusive(paths), suppress(FileNotFoundError):
+        os.unlink(paths.store.kept_repositories)
 
 
 @contextmanager
