@@ -25,7 +25,7 @@ pages: $(STAMP) ## Make the manual pages and shell completions again, from docs/
 tools: ## Install the programs that everything here runs (apt, as root)
 	packaging/install-tools
 
-deb: tools ## Build the guest's Debian package, and print its path
+deb: tools ## Build the Debian packages, of guest and host, and print their paths
 	packaging/build-deb
 
 guest: $(STAMP) ## Build the test guest, and print its folder

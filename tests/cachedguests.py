@@ -24,8 +24,10 @@ from preloader_agent.host.guests.build import GuestConfig, add_agent, make_disk
 from preloader_agent.host.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD_TIMEOUT = 1200.0  # both trees of the package from a mirror; a minute and a half each with a fast one
+BUILD_TIMEOUT = 1200.0  # both trees of the packages from a mirror; a minute and a half each with a fast one
 INCLUDED = ("jq", "rsync")  # for the shell script of bench/, 2 MB
+# What the host's package needs; only Debian 13 has all of it.
+HOST_NEEDS = ("e2fsprogs", "python3-click", "python3-rich", "python3-zstandard", "qemu-utils")
 
 _BASE_SOURCES = ("preloader_agent/host/guests/base.py", "preloader_agent/host/guests/parts/configure")
 _GUEST_SOURCES = (
@@ -44,18 +46,26 @@ _KEPT = 6  # of each kind; two for each suite
 _IN_USE = 4 * 3600.0  # seconds: a folder of the last hours may still be used by other tests
 
 
+def packages() -> tuple[Path, Path]:
+    """Our Debian packages: the guest's and the host's."""
+    paths = run([ROOT / "packaging/build-deb"], timeout=BUILD_TIMEOUT).splitlines()
+    of_name = {Path(path).name.partition("_")[0]: Path(path) for path in paths}
+    return of_name["docker-preloader"], of_name["preloader"]
+
+
 def packaged_guest() -> Path:
-    """The folder of a Debian 13 guest in which our Debian package is installed."""
-    package = Path(run([ROOT / "packaging/build-deb"], timeout=BUILD_TIMEOUT).strip())
+    """The folder of a Debian 13 guest in which the guest's Debian package is installed."""
+    package, _ = packages()
     return cached_guest(Suite.TRIXIE, package)
 
 
 def cached_guest(suite: Suite, package: Path | None = None) -> Path:
     """The folder of a guest with our Debian package, or with the agent as `preloader guest install` installs it."""
     # Testing's mirrors may be snapshots, whose Release files expire.
-    base = BaseConfig(suite, INCLUDED, is_validity_checked=suite is not Suite.FORKY)
+    included = (*INCLUDED, *HOST_NEEDS) if suite is Suite.TRIXIE else INCLUDED
+    base = BaseConfig(suite, included, is_validity_checked=suite is not Suite.FORKY)
     config = GuestConfig(base, package)
-    base_key = _hash([suite.value, *INCLUDED], _BASE_SOURCES)
+    base_key = _hash([suite.value, *included], _BASE_SOURCES)
     agent = hashlib.sha256(package.read_bytes()).hexdigest() if package else ""
     with _locked_cache() as cache:
         made = _cached(cache / "bases" / base_key, lambda folder: make_base(base, folder / "root.tar"))

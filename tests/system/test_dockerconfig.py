@@ -32,6 +32,7 @@ import json, sys
 with open(f"/run/words/{sys.argv[1]}", "w") as file:
     json.dump(sys.argv, file)
 """
+PYTHON = "PYTHONPATH=/usr/share/docker-preloader python3"
 OURS = """
 import json, sys
 from preloader_agent.guest.dockerconfig import read_command, read_environment
@@ -118,7 +119,7 @@ def test_unit_files_are_read_as_systemd_reads_them(tree: Path) -> None:
     with NspawnGuest(tree, files={**files, "dump": DUMP, "variables": VARIABLES}) as guest:
         guest.succeed("chmod 755 /dump; mkdir /run/words")
         names = " ".join(WORDS)
-        ours = json.loads(guest.succeed(f"python3 -c {shlex.quote(OURS)} {names}"))
+        ours = json.loads(guest.succeed(f"{PYTHON} -c {shlex.quote(OURS)} {names}"))
         for name in WORDS:
             guest.succeed(f"systemctl start {name}")
             assert ours[name][0] == json.loads(guest.succeed(f"cat /run/words/{name}")), name
@@ -127,7 +128,7 @@ def test_unit_files_are_read_as_systemd_reads_them(tree: Path) -> None:
         # And the guest's own units, all of them.
         units = guest.succeed("systemctl list-units --all --plain --no-legend --type=service,socket --state=loaded")
         real = [line.split()[0] for line in units.splitlines() if "@" not in line.split()[0]]
-        ours = json.loads(guest.succeed(f"python3 -c {shlex.quote(OURS)} {' '.join(real)}"))
+        ours = json.loads(guest.succeed(f"{PYTHON} -c {shlex.quote(OURS)} {' '.join(real)}"))
         assert len(real) > 10
         for name in real:
             known = guest.succeed(f"systemctl show -P FragmentPath -P DropInPaths {name}").split()
