@@ -29,7 +29,8 @@ UNITS = ("docker-preloader.service", "docker-preloader-merge.service")
 # What changes by itself, and what a container that is started again has anew.
 CHANGING = ("/mnt", "/run/containerd", "/run/credentials", "/run/docker", "/run/log", "/run/systemd", "/run/udev")
 PRUNED = " -o ".join(f"-path {path}" for path in (*CHANGING, "/var/log", "/var/lib/systemd/timers"))
-LIST = f"find /etc /mnt /opt /root /run /srv /usr /var \\( {PRUNED} \\) -prune -o -printf '%p -> %l\\n' 2>/dev/null | sort"
+ROOTS = "/etc /mnt /opt /root /run /srv /usr /var"
+LIST = f"find {ROOTS} \\( {PRUNED} \\) -prune -o -printf '%p -> %l\\n' 2>/dev/null | sort"
 
 
 @pytest.fixture(scope="module")
