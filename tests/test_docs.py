@@ -9,7 +9,7 @@ import pytest
 
 from preloader_agent import host
 from preloader_agent.errors import PreloaderError
-from tests.pages import DOCS, HOST, README, ROOT, Step, check_output, read_blocks, steps_of
+from tests.walkthrough import DOCS, HOST, README, ROOT, Step, check_output, read_blocks, steps_of
 
 
 def test_the_page_on_testing_shows_the_example_that_is_run() -> None:

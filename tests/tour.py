@@ -18,7 +18,7 @@ from tests.dockerd import Dockerd
 from tests.host.command import PYTHONPATH
 from tests.host.terminal import Terminal
 from tests.images import tour_images, write_docker_archive
-from tests.pages import (
+from tests.walkthrough import (
     GUEST_CONSOLE,
     README,
     STEP_BOUND,

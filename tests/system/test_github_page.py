@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.run import run
 from tests.images import busybox_image
-from tests.pages import DOCS, read_blocks, run_on_host, write_files
 from tests.registry import Registry
 from tests.system.test_skopeo import push_image
+from tests.walkthrough import DOCS, read_blocks, run_on_host, write_files
 
 WORKFLOW = ".github/workflows/vm-tests.yml"
 IMAGE = "docker.io/library/redis:8"  # of the page

@@ -16,7 +16,7 @@ from preloader_agent.host.disk import build_disk
 from preloader_agent.host.run import run
 from tests.dockerd import Dockerd
 from tests.images import busybox_image, write_docker_archive
-from tests.pages import DOCS, Block, read_blocks, run_on_host, write_files
+from tests.walkthrough import DOCS, Block, read_blocks, run_on_host, write_files
 
 PAGE = DOCS / "kubevirt.md"
 LABEL = "dpl-fb212d31a377"  # of the page

@@ -17,7 +17,7 @@ from preloader_agent.host.run import run
 from preloader_agent.host.vm.accelerator import QEMU
 from tests.host.command import COMMAND, PYTHONPATH
 from tests.images import app_image, busybox_image, edge_image, write_docker_archive
-from tests.pages import DOCS, Step, check_output, read_blocks, run_on_host, steps_of, write_files
+from tests.walkthrough import DOCS, Step, check_output, read_blocks, run_on_host, steps_of, write_files
 
 pytestmark = pytest.mark.skipif(
     shutil.which("virsh") is None or shutil.which(QEMU) is None, reason=f"needs virsh and {QEMU}"

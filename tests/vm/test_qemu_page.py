@@ -19,7 +19,7 @@ from preloader_agent.host.vm.guest_shell import GuestShell
 from preloader_agent.host.vm.qmp import Monitor
 from preloader_agent.host.waiting import tries
 from tests.images import example_images, write_docker_archive
-from tests.pages import DOCS, HOST, Block, Step, check_output, read_blocks, run_on_host, steps_of
+from tests.walkthrough import DOCS, HOST, Block, Step, check_output, read_blocks, run_on_host, steps_of
 
 BOOT = 240.0
 COMMAND = 120.0
