@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
 from preloader_agent import host
 from preloader_agent.errors import PreloaderError
 from tests.walkthrough import DOCS, HOST, README, ROOT, Step, check_output, read_blocks, steps_of
+
+PAGES = (*ROOT.glob("*.md"), *DOCS.glob("*.md"))
+
+
+def links_of(page: Path) -> list[tuple[str, str]]:
+    """Each link of a page to the repository's own: a path, and the name of a heading behind "#"; one may be empty."""
+    return re.findall(r"\]\((?!\w+://)([^)#]*)#?([^)]*)\)", page.read_text())
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What the headings of a page are called in links, by the rules of those who show Markdown."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_page_on_testing_shows_the_example_that_is_run() -> None:
@@ -25,10 +40,19 @@ def test_the_page_on_python_has_every_name_field_and_method() -> None:
     assert {*host.__all__, *fields, *methods} - named == set()
 
 
-def test_links_lead_somewhere() -> None:
-    for page in (*ROOT.glob("*.md"), *DOCS.glob("*.md")):
-        for target in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page}: {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in links_of(page):
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors_of(found), f"{target}#{anchor}"
+
+
+def test_both_indexes_lead_to_all_pages() -> None:
+    for index in (README, DOCS / "README.md"):
+        linked = {(index.parent / target).resolve() for target, _ in links_of(index)}
+        pages = {*DOCS.glob("*.md"), *DOCS.glob("*.[0-9]")} - {DOCS / "README.md"}
+        assert pages - linked == set(), index
 
 
 def test_the_commands_of_the_readme_are_those_of_its_tour() -> None:
