@@ -55,6 +55,13 @@ def test_both_indexes_lead_to_all_pages() -> None:
         assert pages - linked == set(), index
 
 
+def test_hacking_names_files_that_are_there() -> None:
+    words = re.findall(r"`([\w./*-]+)`", (ROOT / "HACKING.md").read_text())
+    paths = [word for word in words if re.match(r"(preloader_agent|tests|docs|packaging)/|.*/.*\.py$", word)]
+    assert len(paths) > 10
+    assert [path for path in paths if not [*ROOT.glob(path), *ROOT.glob(f"preloader_agent/{path}")]] == []
+
+
 def test_the_commands_of_the_readme_are_those_of_its_tour() -> None:
     """What is in console blocks is run by test_readme.py; what is indented are commands for people to type."""
     shown = re.findall(r"^    (preloader .*?)(?: +#.*)?$", README.read_text(), re.MULTILINE)
