@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tarfile
 import zipfile
@@ -17,7 +18,8 @@ from preloader_agent import __version__
 from preloader_agent.host.run import run
 from tests import images
 from tests.host.guesttrees import make_guest
-from tests.packaging.conftest import REPOSITORY, Distributions
+from tests.packaging.conftest import REPOSITORY, Distributions, copy_sources
+from tests.walkthrough import README
 
 # pip fetches setuptools and what the host needs, as `make` does.
 pytestmark = pytest.mark.system
@@ -131,6 +133,15 @@ def test_on_a_host(environment: Environment, distributions: Distributions, tmp_p
     assert_installs_into_a_guest(environment, tmp_path)
     environment.pip("uninstall", "--yes", "preloader-agent")
     assert [path for path in environment.files() if "preloader" in path.name] == []
+
+
+def test_the_install_of_the_readme(tmp_path: Path) -> None:
+    copy_sources(tmp_path / "checkout")
+    commands = re.search(r"^(?: {4}.*\n)+", README.read_text().partition("## Install")[2], re.MULTILINE)
+    assert commands is not None
+    script = f"cd {tmp_path / 'checkout'}\n{commands[0]}\npreloader --version"
+    said = run(["bash", "-ec", script], env={"HOME": str(tmp_path), "PYTHONPATH": None}, timeout=BOUND)
+    assert said.endswith(f"{__version__}\n")
 
 
 def assert_builds(call: Callable[..., str], folder: Path) -> None:
