@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from preloader_agent.errors import InvalidValue, StoreError
+from preloader_agent.errors import InvalidValue, StoreError, StoreUnused
 from preloader_agent.store.digest import CacheID, ChainID, DiffID, ImageID, chain_ids, sha256_digest
 from preloader_agent.store.layout import Store, link_target
 from preloader_agent.store.reference import Reference
@@ -94,7 +94,7 @@ def read_layers(store: Store, leaving: tuple[str, ...] = ()) -> Iterator[StoredL
 def _read_state(store: Store, leaving: tuple[str, ...]) -> StoreState:
     drivers = list_names(f"{store.root}/image")
     if drivers and "overlay2" not in drivers:
-        raise StoreError(
+        raise StoreUnused(
             store.root, f"docker keeps its images with {drivers[0]}, not overlay2; its store is left alone"
         )
     layers = {layer.chain_id: layer for layer in read_layers(store, leaving)}

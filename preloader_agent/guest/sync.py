@@ -15,7 +15,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, PreloaderError, StoreError, StoreFull
+from preloader_agent.errors import (
+    DigestMismatch,
+    InvalidDisk,
+    InvalidValue,
+    PreloaderError,
+    StoreError,
+    StoreFull,
+    StoreUnused,
+)
 from preloader_agent.guest import log
 from preloader_agent.guest.apply import apply_operations, apply_plan, write_file
 from preloader_agent.guest.containers import containers_using, is_served_from
@@ -121,6 +129,8 @@ def _prepare(paths: Paths, known: Mapping[str, Disk]) -> bool:
     try:
         store = read_store(paths.store, _mountpoints(paths, released))
         plan = plan_merge(disks, store, _read_adopted(paths))
+    except StoreUnused:
+        raise  # a restart of docker would change nothing
     except StoreError:
         request_pass(paths)  # by then it may be repaired
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import StoreError
+from preloader_agent.errors import StoreError, StoreUnused
 from preloader_agent.guest.disks import Disk
 from preloader_agent.guest.plan import describe
 from preloader_agent.guest.storestate import read_store
@@ -317,7 +317,7 @@ def test_an_image_of_ours_that_was_cut_short_is_copied_again(store: Store, disk:
 
 def test_a_store_of_another_driver_is_left_alone(store: Store, disk: Disk) -> None:
     (Path(store.root) / "image/vfs").mkdir(parents=True)
-    with pytest.raises(StoreError, match="docker keeps its images with vfs, not overlay2; its store is left alone"):
+    with pytest.raises(StoreUnused, match="docker keeps its images with vfs, not overlay2; its store is left alone"):
         make_pass(store, [disk])
     assert not Path(store.layers).exists()
 
