@@ -20,6 +20,7 @@ pytestmark = pytest.mark.system  # the source distribution is built with what pi
 RPM = REPOSITORY / "packaging" / "rpm"
 SPEC = RPM / "docker-preloader.spec"
 GUEST_CODE, HOST_CODE = "usr/share/docker-preloader", "usr/share/preloader"
+TAKING_OUT = f"{GUEST_CODE}/take-images-out"
 BOUND = 120.0  # seconds, for what takes three
 
 
@@ -99,6 +100,9 @@ def test_scriptlets_are_those_of_the_units(packages: Packages) -> None:
         assert sorted(found[1].split()) == units
     assert "try-restart docker-preloader.service ||" in scripts
     run(["sh", "-n", "-c", re.sub(r"(?m)^\w+ scriptlet .*$", "", scripts)])
+    # What tests/vm/test_packages.py sees at work, where Debian's package calls it.
+    assert f"/{TAKING_OUT} ||" in scripts
+    assert packages.modes(packages.guest)[TAKING_OUT] == "100755"
     assert query(packages.host, "scripts") == []
 
 
