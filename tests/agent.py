@@ -43,8 +43,11 @@ class Agent:
 
         `under` is a command that runs the agent's: strace, for example.
         """
-        options = [f"--docker-root={self.data_root}", f"--docker-pidfile={self.pid_file}"]
-        return self._command("sync", *options, *(f"--device={device}" for device in devices), under=under)
+        return self._pass(*(f"--device={device}" for device in devices), under=under)
+
+    def release_all(self, *devices: str) -> str:
+        """One pass that lets go of every disk; it takes no devices."""
+        return self._pass("--release-all", *(f"--device={device}" for device in devices))
 
     def status(self) -> dict[str, Any]:
         """What `docker-preloader status --json` says."""
@@ -91,6 +94,10 @@ class Agent:
             run(["umount", "--lazy", self.run_dir / "disks" / label])
         run(["rm", "--recursive", "--force", "--one-file-system", self.run_dir])
         self.sync(*devices.values())
+
+    def _pass(self, *options: str, under: Sequence[str | Path] = ()) -> str:
+        where = [f"--docker-root={self.data_root}", f"--docker-pidfile={self.pid_file}"]
+        return self._command("sync", *where, *options, under=under)
 
     def _command(self, command: str, *options: str, under: Sequence[str | Path] = ()) -> str:
         argv = [*under, *COMMAND, command, f"--run-dir={self.run_dir}", *options]

@@ -72,7 +72,7 @@ complete -c docker-preloader -n '_shtab_docker_preloader_using release; and test
 complete -c docker-preloader -n '_shtab_docker_preloader_using; and test $_shtab_docker_preloader_npos -eq 0' -a sync -d 'Make one pass over the attached disks, or over the devices named.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -s h -l help -d 'show this help message and exit'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l device -xka "(__fish_complete_path (commandline -ct))" -d 'Mount this disk first.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l release-all -d 'Mount none, and let go of every disk that is mounted, whatever uses it.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l docker-root -xka "(__fish_complete_directories)" -d 'A data directory, instead of the one that Docker is configured to use.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l docker-pidfile -xka "(__fish_complete_path (commandline -ct))" -d 'The pid file of the dockerd that uses it.'
-complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l release-all -d 'Mount none, and let go of every disk that is mounted, whatever uses it.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l run-dir -xka "(__fish_complete_directories)" -d 'Where the agent keeps its state and mounts disks, instead of /run/docker-preloader.'

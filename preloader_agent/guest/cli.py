@@ -96,16 +96,17 @@ def _add_release_arguments(release: ArgumentParser) -> None:
 
 
 def _add_sync_arguments(sync: ArgumentParser) -> None:
-    sync.add_argument("--device", metavar="DEV", action="append", default=[], help="Mount this disk first.")
-    sync.add_argument(
-        "--docker-root", metavar="DIR", help="A data directory, instead of the one that Docker is configured to use."
-    )
-    sync.add_argument("--docker-pidfile", metavar="FILE", help="The pid file of the dockerd that uses it.")
-    sync.add_argument(
+    disks = sync.add_mutually_exclusive_group()
+    disks.add_argument("--device", metavar="DEV", action="append", default=[], help="Mount this disk first.")
+    disks.add_argument(
         "--release-all",
         action="store_true",
         help="Mount none, and let go of every disk that is mounted, whatever uses it.",
     )
+    sync.add_argument(
+        "--docker-root", metavar="DIR", help="A data directory, instead of the one that Docker is configured to use."
+    )
+    sync.add_argument("--docker-pidfile", metavar="FILE", help="The pid file of the dockerd that uses it.")
     sync.set_defaults(command=_sync)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from preloader_agent.errors import EXIT_INVALID, CommandFailed
+from preloader_agent.store.layout import STORE_DIRECTORIES
+from tests.agent import Agent, read_store
 from tests.images import app_image, busybox_image, edge_image, untagged_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
@@ -211,6 +215,25 @@ def test_a_vanished_disk_takes_its_images_at_dockers_next_start(tree: Path, disk
         guest.wait_until_succeeds("docker image inspect mine:1 app:1 >/dev/null")
         assert guest.succeed(f"{RUN} --rm mine:1 /bin/busybox echo back").strip() == "back"
         guest.succeed("docker start --attach stopped")
+
+
+def test_all_disks_leave_a_store_that_nobody_uses(tmp_path: Path, disks: list[Path]) -> None:
+    with Agent(tmp_path / "agent", tmp_path / "docker") as agent:
+        labels = {agent.attach(disk) for disk in disks[:2]}
+        assert any("docker-preloader" in path for path in read_store(agent.data_root))
+        with pytest.raises(CommandFailed, match="not allowed with argument --release-all") as refused:
+            agent.release_all("/dev/null")
+        assert refused.value.status == EXIT_INVALID
+        assert agent.mounted() == labels
+        agent.release_all()
+        assert agent.mounted() == set()
+        left = read_store(agent.data_root)
+        assert [path for path in left if "docker-preloader" in path] == []
+        folders = {path for path, _ in STORE_DIRECTORIES}
+        assert left.keys() <= {*folders, "image/overlay2/repositories.json"}
+        assert json.loads((agent.data_root / "image/overlay2/repositories.json").read_bytes()) == {"Repositories": {}}
+        agent.release_all()
+        assert read_store(agent.data_root) == left
 
 
 def test_a_request_of_somebody_else_than_root_is_not_heard(guest: NspawnGuest, disks: list[Path]) -> None:
