@@ -26,7 +26,7 @@ from preloader_agent.errors import (
 )
 from preloader_agent.guest import log
 from preloader_agent.guest.apply import apply_operations, apply_plan, write_file
-from preloader_agent.guest.containers import containers_using, is_served_from
+from preloader_agent.guest.containers import containers_using
 from preloader_agent.guest.disks import Disk, attached_disks
 from preloader_agent.guest.docker import is_running
 from preloader_agent.guest.mounts import list_mounts, mounted_device, unmount
@@ -34,7 +34,7 @@ from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.plan import Adopted, Plan, plan_merge, plan_undo
 from preloader_agent.guest.released import add_released, drop_released, read_released
 from preloader_agent.guest.report import count_of, write_store
-from preloader_agent.guest.storestate import read_store
+from preloader_agent.guest.storestate import read_layers, read_store
 from preloader_agent.store.digest import ImageID
 from preloader_agent.store.reference import Reference
 
@@ -87,9 +87,10 @@ def release_all(paths: Paths) -> None:
     Raises OSError and PreloaderError.
     """
     with exclusive(paths):
+        layers = list(read_layers(paths.store))
         for mount in list_mounts(paths.mounts):
             add_released(paths, os.path.basename(mount.target), is_forced=True)
-            if not is_served_from(paths.store, mount.target):
+            if not any(layer.is_on(mount.target) for layer in layers):
                 unmount(mount.target)
 
 
