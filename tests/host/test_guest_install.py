@@ -328,8 +328,8 @@ def remove_udev(root: Path) -> None:
     (root / "usr/bin/udevadm").unlink()
 
 
-def add_debian_package(root: Path) -> None:
-    write(root / "var/lib/dpkg/info/docker-preloader.md5sums")
+def add_package(root: Path) -> None:
+    write(root / "usr/share/docker-preloader/preloader_agent/__init__.py")
 
 
 def make_command_a_folder(root: Path) -> None:
@@ -352,7 +352,7 @@ UNFIT: dict[Callable[[Path], None], str] = {
     make_python_a_circle: "/usr/bin/python3: symlinks that lead to each other",
     remove_systemd: "has no /usr/lib/systemd/systemd",
     remove_udev: "has no udev",
-    add_debian_package: "has the Debian package docker-preloader: remove that",
+    add_package: "has the Debian package or RPM docker-preloader: remove it",
     make_command_a_folder: "/usr/bin/docker-preloader is a folder: expected a file",
     make_code_a_link: "/usr/lib/docker-preloader is a symlink: expected a folder, or nothing",
     make_folder_a_file: "/usr/lib/udev is no folder",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from preloader_agent import __version__
+from preloader_agent.errors import CommandFailed
 from preloader_agent.host.guests.agentfiles import CODE, File, list_agent_files
 from preloader_agent.host.run import run
 from tests.host.guesttrees import make_guest
@@ -116,6 +117,10 @@ def test_the_hosts_package_installs_into_a_guest(packages: Packages, tmp_path: P
     guest = make_guest(tmp_path / "guest")
     run_in_tree(packages, "preloader", "guest", "install", "--root", guest)
     assert (guest / "usr/lib/systemd/system/docker-preloader.service").is_file()
+    other = make_guest(tmp_path / "other")
+    change(other, "--install", packages.guest)
+    with pytest.raises(CommandFailed, match="has the Debian package or RPM docker-preloader"):
+        run_in_tree(packages, "preloader", "guest", "install", "--root", other)
 
 
 def run_in_tree(packages: Packages, name: str, *words: str | Path) -> str:

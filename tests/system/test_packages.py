@@ -80,7 +80,7 @@ def check_disk(root: Root) -> None:
 
 def check_guest_install(root: Root) -> None:
     """The agent is put into a guest, by the same command, which sees the guest's own package there."""
-    with pytest.raises(CommandFailed, match="has the Debian package docker-preloader"):
+    with pytest.raises(CommandFailed, match="has the Debian package or RPM docker-preloader"):
         root.succeed("preloader guest install --root /")
     guest = root.path / "tmp" / "guest"
     for path in ("usr/lib/systemd/systemd", "usr/lib/systemd/systemd-udevd", "usr/bin/python3.13", "usr/bin/dockerd"):

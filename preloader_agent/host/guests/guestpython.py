@@ -15,6 +15,7 @@ from preloader_agent.host.guests.roottree import RootTree, has_file, list_names,
 NEEDED = ("orjson", "pystemd", "pyudev", "sdnotify")  # as the `guest` extra of setup.cfg
 _PYTHON = "usr/bin/python3"  # what the units start
 _MIN_MINOR = 11
+_PACKAGED = "usr/share/docker-preloader/preloader_agent/__init__.py"  # in the Debian package and in the RPM
 # e_machine of ELF (elf.h), and what wheels call it
 _MACHINES = {3: "i686", 21: "ppc64le", 22: "s390x", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 _SITES = (
@@ -69,8 +70,10 @@ def check_system(tree: RootTree) -> list[str]:
         raise InvalidGuest(tree.name, "has no /usr/lib/systemd/systemd: the agent is a service of systemd's")
     if not has_file(tree, "usr/lib/systemd/systemd-udevd"):
         raise InvalidGuest(tree.name, "has no udev, which tells the agent of disks: install udev in it first")
-    if has_file(tree, "var/lib/dpkg/info/docker-preloader.md5sums"):
-        raise InvalidGuest(tree.name, "has the Debian package docker-preloader: remove that, or install a newer one")
+    if has_file(tree, _PACKAGED):
+        raise InvalidGuest(
+            tree.name, "has the Debian package or RPM docker-preloader: remove it, or install a newer one"
+        )
     if not any(has_file(tree, f"{folder}/dockerd") for folder in ("usr/bin", "usr/sbin", "usr/local/bin")):
         return ["it has no dockerd: the agent starts together with docker.service, so install Docker"]
     return []
