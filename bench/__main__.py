@@ -9,7 +9,6 @@ Absolute times are this machine's, and only a quiet one gives them: compare what
 from __future__ import annotations
 
 import json
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -34,9 +33,9 @@ class Planned(NamedTuple):
 
 
 PARTS = {
-    "boot": Planned(measure_boot, 3),
     "containers": Planned(measure_containers, 3),
     "hotplug": Planned(measure_hotplug, 3),
+    "boot": Planned(measure_boot, 3),
     "adoption": Planned(each_round(measure_adoption, "busybox and Debian's Redis"), 5),
     "builder": Planned(each_round(measure_builder, "230 MB in two layers, and 50,000 files"), 5),
     "readiness": Planned(measure_readiness, 5),
@@ -46,19 +45,20 @@ PARTS = {
 
 
 def main() -> None:
-    """Measure, print a table, and keep all of it if asked."""
+    """Measure, print a table, and keep all of it if asked, after each part what there is."""
     options = _parse_arguments()
-    found = {}
+    found: dict[str, Measured] = {}
+    machine = describe_machine()
     for name in options.parts:
         started = time.monotonic()
         measure, rounds = PARTS[name]
         with TemporaryDirectory(prefix="docker-preloader-bench-") as folder:
             found[name] = measure(Path(folder), options.rounds or rounds)
-        print(f"{name}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+        print(f"{name}, {time.monotonic() - started:.0f} s")
         _print_table(found[name])
-    if options.output:
-        report = {"machine": describe_machine(), "parts": {name: part._asdict() for name, part in found.items()}}
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        if options.output:
+            report = {"machine": machine, "parts": {part: values._asdict() for part, values in found.items()}}
+            options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _parse_arguments() -> Namespace:
@@ -77,7 +77,10 @@ def _print_table(measured: Measured) -> None:
     for way, records in grouped(measured.records).items():
         for key in (key for key, value in records[0].items() if isinstance(value, float)):
             spread = Spread.of([float(record[key]) for record in records])
-            print(f"{f'{way} {key}'.strip():60} {spread.middle:9.3f}   ({spread.low:.3f} to {spread.high:.3f})")
+            print(
+                f"{f'{way} {key}'.strip():60} {spread.middle:9.3f}   ({spread.low:.3f} to {spread.high:.3f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

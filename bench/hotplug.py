@@ -7,8 +7,10 @@ run through the guest's agent. With `defer`, somebody restarts docker as soon as
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from bench.records import Measured, Record
 from bench.stock import make_stock
@@ -26,7 +28,7 @@ POLICIES = (RESTART, IDLE, DEFER)
 CHOOSE = "echo hotplug={} >/etc/docker-preloader.conf && systemctl reload docker-preloader"
 RESTART_DOCKER = "systemctl reset-failed docker && systemctl restart docker"
 RUN = "docker run --rm --network none bench-0:1 wc -c /layer0/d0/file-0"
-PENDING_TIMEOUT = 60.0  # seconds
+STATUS_TIMEOUT = 60.0  # seconds
 LOOK = 0.1  # seconds
 
 
@@ -43,26 +45,33 @@ def measure_hotplug(folder: Path, rounds: int) -> Measured:
 
 def measure_policy(vm: Vm, disk: Path, policy: str, number: int) -> Record:
     """One disk in and, unmeasured, out again."""
-    vm.succeed(CHOOSE.format(policy))
+    choose(vm, policy)
     started = time.monotonic()
     if policy == DEFER:
         vm.attach(disk)
-        _wait_pending(vm, read_label(disk))
+        label = read_label(disk)
+        _wait_status(vm, f"{label} is pending", lambda status: disk_states(status).get(label) == PENDING)
         vm.succeed(RESTART_DOCKER)
     else:
         vm.attach(disk, wait=True)
     adopted = time.monotonic()
     vm.succeed(RUN)
     ended = time.monotonic()
-    vm.succeed(CHOOSE.format(RESTART))  # with `defer`, the agent would not let go of the disk
+    choose(vm, RESTART)  # with `defer`, the agent would not let go of the disk
     vm.detach(disk)
     return {"round": number, "policy": policy, "adopted, s": adopted - started, "container, s": ended - started}
 
 
-def _wait_pending(vm: Vm, label: str) -> None:
-    """Wait until the agent has mounted and checked a disk."""
-    for _ in tries(PENDING_TIMEOUT, pause=LOOK):
+def choose(vm: Vm, policy: str) -> None:
+    """Change the agent's setting, and wait until it has taken it: only then it is as if it had always been so."""
+    vm.succeed(CHOOSE.format(policy))
+    _wait_status(vm, f"hotplug is {policy}", lambda status: status["settings"]["hotplug"] == policy)
+
+
+def _wait_status(vm: Vm, what: str, is_so: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until the agent's status shows something. Raises VmError."""
+    for _ in tries(STATUS_TIMEOUT, pause=LOOK):
         with closing(ControlChannel(vm.files.control)) as channel:
-            if disk_states(channel.status()).get(label) == PENDING:
+            if is_so(channel.status()):
                 return
-    raise VmError(f"{label} is not pending after {PENDING_TIMEOUT:g} s", vm.console())
+    raise VmError(f"after {STATUS_TIMEOUT:g} s, the agent does not say that {what}", vm.console())
