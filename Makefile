@@ -31,7 +31,7 @@ deb: tools ## Build the Debian packages, of guest and host, and print their path
 guest: $(STAMP) ## Build the test guest, and print its folder
 	$(PYTHON) -m tests.cachedguests
 
-bench: $(STAMP) ## Measure what the README claims, draw the plots and write its numbers: 40 minutes without KVM
+bench: $(STAMP) ## Measure what the README claims, draw the plots and write its numbers: 45 minutes without KVM
 	$(PYTHON) -m bench --output docs/bench/results.json
 	$(PYTHON) -m bench.plots
 	$(PYTHON) -m bench.report

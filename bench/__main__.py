@@ -22,7 +22,7 @@ from bench.containers import measure_containers
 from bench.hotplug import measure_hotplug
 from bench.machine import describe_machine
 from bench.readiness import measure_idle, measure_readiness
-from bench.records import Measured, Part, Spread, each_round, grouped
+from bench.records import Measured, Part, Spread, each_round, grouped, watched
 
 
 class Planned(NamedTuple):
@@ -33,12 +33,12 @@ class Planned(NamedTuple):
 
 
 PARTS = {
-    "containers": Planned(measure_containers, 3),
-    "hotplug": Planned(measure_hotplug, 3),
-    "boot": Planned(measure_boot, 3),
+    "containers": Planned(watched(measure_containers), 5),
+    "hotplug": Planned(watched(measure_hotplug), 3),
+    "boot": Planned(watched(measure_boot), 3),
     "adoption": Planned(each_round(measure_adoption, "busybox and Debian's Redis"), 5),
     "builder": Planned(each_round(measure_builder, "230 MB in two layers, and 50,000 files"), 5),
-    "readiness": Planned(measure_readiness, 5),
+    "readiness": Planned(measure_readiness, 3),
     "large": Planned(each_round(measure_large, "2 GB"), 1),
     "idle": Planned(each_round(measure_idle, "the agent while nothing happens"), 1),
 }

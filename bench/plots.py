@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from bench.boot import NUMBERS
 from bench.bootunits import LOAD, NOTHING, OURS, SCRIPT
-from bench.containers import LOADED, PLACES
+from bench.containers import COLD, LOADED, PLACES, WARM
 from bench.hotplug import POLICIES
 from bench.records import Spread
 from bench.results import FOLDER, Results
@@ -79,12 +79,15 @@ def draw_stages(figure: Figure, results: Results) -> None:
 
 
 def draw_containers(figure: Figure, results: Results) -> None:
-    """A container that starts, and one that reads all of its image, by where the image stands."""
-    titles = {"start": "s of a container's run", "read": "s of a container that reads its whole image"}
-    for axes, (command, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        for shift, (field, colour) in enumerate((("cold, s", "#0090d0"), ("warm, s", "#e69f00"))):
-            spreads = [results.spread("containers", field, place=place, command=command) for place in PLACES]
-            _bars(axes, [place + 0.4 * shift - 0.2 for place in range(len(PLACES))], spreads, colour, field[:4])
+    """Until a container's program has run, and what reading its image takes then, by where the image stands."""
+    titles = {
+        "start, s": "s until a container's program has run",
+        "read, s": "s that reading its whole image takes then",
+    }
+    for axes, (field, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        for shift, (cache, colour) in enumerate(((COLD, "#0090d0"), (WARM, "#e69f00"))):
+            spreads = [results.spread("containers", field, place=place, cache=cache) for place in PLACES]
+            _bars(axes, [place + 0.4 * shift - 0.2 for place in range(len(PLACES))], spreads, colour, cache)
         names = [place if place == LOADED else f"disk,\n{place.replace(', ', ' ')}" for place in PLACES]
         axes.set_xticks(range(len(PLACES)), names)
         axes.set(title=title)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
@@ -42,6 +44,29 @@ def grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
         words = [str(value) for key, value in record.items() if key != "round" and not isinstance(value, float)]
         groups.setdefault(" ".join(words), []).append(record)
     return groups
+
+
+def watched(measure: Part) -> Part:
+    """The part, with what else the machine did meanwhile: cores that were busy with other programs than its own."""
+
+    def part(folder: Path, rounds: int) -> Measured:
+        began, busy, ours = time.monotonic(), _busy_seconds(), _own_seconds()
+        about, records = measure(folder, rounds)
+        others = _busy_seconds() - busy - (_own_seconds() - ours)
+        return Measured({**about, "cores busy with others": round(others / (time.monotonic() - began), 3)}, records)
+
+    return part
+
+
+def _busy_seconds() -> float:
+    """The processor time that all programs and the kernel have taken, and what the host of this machine took of it."""
+    user, nice, system, _, _, *interrupts = (int(word) for word in Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Ours, and that of the programs that we have started and that have ended."""
+    return sum(os.times()[:4])
 
 
 class Spread(NamedTuple):

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 from bench.bootunits import LOAD, NOTHING, OURS, SCRIPT
-from bench.containers import LOADED, PLAIN, RAW, ZSTD
+from bench.containers import COLD, LOADED, PLAIN, RAW, WARM, ZSTD
 from bench.hotplug import POLICIES
 from bench.results import Results
 
@@ -104,15 +104,11 @@ def _of_boot(results: Results) -> dict[str, str]:
 def _of_containers(results: Results) -> dict[str, str]:
     """How many times as long as with a loaded image it takes from each kind of disk."""
     found = {"image": rounded(float(results.about("containers")["image, MB"]))}
-    for word, command, field in (
-        ("start", "start", "cold, s"),
-        ("read", "read", "cold, s"),
-        ("warm", "read", "warm, s"),
-    ):
-        loaded = results.middle("containers", field, command=command, place=LOADED)
+    for word, cache, field in (("start", COLD, "start, s"), ("read", COLD, "read, s"), ("warm", WARM, "read, s")):
+        loaded = results.middle("containers", field, cache=cache, place=LOADED)
         for name, place in (("raw", RAW), ("qcow2", PLAIN), ("zstd", ZSTD)):
-            ratio = results.middle("containers", field, command=command, place=place) / loaded
-            found[f"{word}_{name}"] = rounded(ratio, 3)
+            ratio = results.middle("containers", field, cache=cache, place=place) / loaded
+            found[f"{word}_{name}"] = rounded(ratio, 2)
     return found
 
 
