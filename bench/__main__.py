@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.adoption import measure_adoption
 from bench.boot import measure_boot
@@ -22,7 +23,7 @@ from bench.containers import measure_containers
 from bench.hotplug import measure_hotplug
 from bench.machine import describe_machine
 from bench.readiness import measure_idle, measure_readiness
-from bench.records import Measured, Part, Spread, each_round, grouped, watched
+from bench.records import Part, Record, Spread, Value, each_round, grouped, watched
 
 
 class Planned(NamedTuple):
@@ -47,18 +48,31 @@ PARTS = {
 def main() -> None:
     """Measure, print a table, and keep all of it if asked, after each part what there is."""
     options = _parse_arguments()
-    found: dict[str, Measured] = {}
     machine = describe_machine()
+    parts = {} if options.output is None else known_parts(options.output, machine)
     for name in options.parts:
-        started = time.monotonic()
+        began = time.time()
         measure, rounds = PARTS[name]
         with TemporaryDirectory(prefix="docker-preloader-bench-") as folder:
-            found[name] = measure(Path(folder), options.rounds or rounds)
-        print(f"{name}, {time.monotonic() - started:.0f} s")
-        _print_table(found[name])
+            about, records = measure(Path(folder), options.rounds or rounds)
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began))
+        parts[name] = {"about": {**about, "began": when}, "records": records}
+        print(f"{name}, {time.time() - began:.0f} s")
+        _print_table(records)
         if options.output:
-            report = {"machine": machine, "parts": {part: values._asdict() for part, values in found.items()}}
-            options.output.write_text(json.dumps(report, indent=1) + "\n")
+            options.output.write_text(json.dumps({"machine": machine, "parts": parts}, indent=1) + "\n")
+
+
+def known_parts(path: Path, machine: Mapping[str, Value]) -> dict[str, Any]:
+    """The parts that a file has of the same machine and versions: one part can be measured again.
+
+    A part only compares what it measured itself, and says when that was.
+    """
+    if not path.exists():
+        return {}
+    report = json.loads(path.read_text())
+    is_same = {**report["machine"], "date": ""} == {**machine, "date": ""}
+    return dict(report["parts"]) if is_same else {}
 
 
 def _parse_arguments() -> Namespace:
@@ -73,8 +87,8 @@ def _parse_arguments() -> Namespace:
     return options
 
 
-def _print_table(measured: Measured) -> None:
-    for way, records in grouped(measured.records).items():
+def _print_table(measured: Iterable[Record]) -> None:
+    for way, records in grouped(measured).items():
         for key in (key for key, value in records[0].items() if isinstance(value, float)):
             spread = Spread.of([float(record[key]) for record in records])
             print(

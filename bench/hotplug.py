@@ -63,9 +63,14 @@ def measure_policy(vm: Vm, disk: Path, policy: str, number: int) -> Record:
 
 
 def choose(vm: Vm, policy: str) -> None:
-    """Change the agent's setting, and wait until it has taken it: only then it is as if it had always been so."""
+    """Change the agent's setting, and wait until it has taken it and docker rests, as if it had always been so."""
     vm.succeed(CHOOSE.format(policy))
-    _wait_status(vm, f"hotplug is {policy}", lambda status: status["settings"]["hotplug"] == policy)
+    _wait_status(vm, f"hotplug is {policy} and docker is not being restarted", lambda status: _rests(status, policy))
+    vm.succeed("docker version")
+
+
+def _rests(status: dict[str, Any], policy: str) -> bool:
+    return status["settings"]["hotplug"] == policy and not status.get("restarting")
 
 
 def _wait_status(vm: Vm, what: str, is_so: Callable[[dict[str, Any]], bool]) -> None:

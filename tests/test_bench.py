@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import known_parts
 from bench.boot import NUMBERS, figures
 from bench.bootunits import LOAD, NOTHING, OURS, SCRIPT, credentials, kernel_words, parse
 from bench.records import Measured, Record, Spread, each_round, grouped
@@ -66,6 +67,14 @@ def test_plots_show_these_results(results: Results) -> None:
     assert {path.name for path in FOLDER.iterdir() if path.suffix in {".svg", ".png"}} == plots
     for name in plots:
         assert results.digest.encode() in (FOLDER / name).read_bytes(), f"{name}: python -m bench.plots draws it"
+
+
+def test_only_parts_of_the_same_machine_and_commit_are_kept(results: Results, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert known_parts(path, results.machine) == {}
+    path.write_text(results.text)
+    assert known_parts(path, {**results.machine, "date": "2000-01-01"}).keys() >= {"boot", "hotplug"}
+    assert known_parts(path, {**results.machine, "commit": "0"}) == {}
 
 
 def test_spread() -> None:
