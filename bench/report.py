@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 from bench.bootunits import LOAD, NOTHING, OURS, SCRIPT
-from bench.containers import COLD, LOADED, PLAIN, RAW, WARM, ZSTD
+from bench.containers import COLD, LOADED, PLAIN, RAW, ZSTD
 from bench.hotplug import POLICIES
 from bench.results import Results
 
@@ -95,21 +95,26 @@ def _of_boot(results: Results) -> dict[str, str]:
     ):
         for number in numbers:
             seconds = results.middle("boot", "seconds", way=way, images=number)
-            found[f"{name}_{number}" if number else name] = rounded(seconds)
-        for word, field in (("written", "written, MB"), ("cpu", "cpu_seconds"), ("bringing", "bringing, s")):
+            found[f"{name}_{number}" if number else name] = rounded(seconds, 3)
+        for word, field in (
+            ("written", "written, MB"),
+            ("cpu", "cpu_seconds"),
+            ("bringing", "bringing, s"),
+            ("container", "container, s"),
+        ):
             found[f"{name}_{word}"] = rounded(results.middle("boot", field, way=way, images=numbers[-1]))
     return found
 
 
 def _of_containers(results: Results) -> dict[str, str]:
-    """How many times as long as with a loaded image it takes from each kind of disk."""
-    found = {"image": rounded(float(results.about("containers")["image, MB"]))}
-    for word, cache, field in (("start", COLD, "start, s"), ("read", COLD, "read, s"), ("warm", WARM, "read, s")):
-        loaded = results.middle("containers", field, cache=cache, place=LOADED)
-        for name, place in (("raw", RAW), ("qcow2", PLAIN), ("zstd", ZSTD)):
-            ratio = results.middle("containers", field, cache=cache, place=place) / loaded
-            found[f"{word}_{name}"] = rounded(ratio, 2)
-    return found
+    """Medians with their ranges, since these differ less from place to place than from round to round."""
+    found = {"others": rounded(float(results.about("containers")["cores busy with others"]))}
+    for name, place in (("loaded", LOADED), ("raw", RAW), ("qcow2", PLAIN), ("zstd", ZSTD)):
+        for word, field in (("start", "start, s"), ("read", "read, s")):
+            spread = results.spread("containers", field, cache=COLD, place=place)
+            middle, low, high = (rounded(value) for value in spread)
+            found[f"{word}_{name}"] = f"{middle} s ({low} to {high})"
+    return {**found, "image": rounded(float(results.about("containers")["image, MB"]))}
 
 
 def _filled(paragraph: str) -> str:
