@@ -11,6 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from bench.bootunits import LOAD_LABEL
 from bench.disks import own_layer
 from bench.records import Measured, Record
 from bench.stock import archive_disk
@@ -24,8 +25,7 @@ from tests.images import Image, busybox_image, debian_image, write_docker_archiv
 LOADED, PLAIN, ZSTD, RAW = "loaded", "qcow2", "qcow2, zstd", "raw"
 COLD, WARM = "cold", "warm"
 PLACES = (LOADED, PLAIN, ZSTD, RAW)
-LABEL = "bench-load"
-LOAD = f"mount -o ro /dev/disk/by-label/{LABEL} /mnt && docker load --input /mnt/images.tar && umount /mnt && sync"
+LOAD = f"mount -o ro /dev/disk/by-label/{LOAD_LABEL} /mnt && docker load --input /mnt/images.tar && umount /mnt && sync"
 FORGET = "sync; echo 3 >/proc/sys/vm/drop_caches; docker run --rm --network none busybox:test true"
 # By the guest's own clock: what it takes to ask the guest is not the container's.
 RUN = "date +%s.%N && docker run --rm --network none {} bash -c '{}' | tail --lines=1"
@@ -84,7 +84,7 @@ def _own_image(folder: Path, number: int) -> Image:
 
 def _make_disk(path: Path, place: str, image: Image) -> Path:
     if place == LOADED:
-        return archive_disk([image], path, LABEL)
+        return archive_disk([image], path, LOAD_LABEL)
     disk = _build([image], path, "zstd" if place == ZSTD else None)
     if place != RAW:
         return disk
