@@ -5,6 +5,7 @@
     |   |-- InvalidArchive     an image archive that cannot be turned into layers
     |   |-- InvalidDisk        a disk, or the index on it, that is not what it claims to be
     |   |-- InvalidGuest       a root tree, or a disk image of one, that the agent cannot be put into
+    |   |-- InvalidFile        a TOML file that a person wrote
     |   |-- InvalidValue       a digest, link or reference that is not well formed
     |   `-- DigestMismatch     content whose SHA-256 is not the one that names it
     |-- ToolError              another program failed: exit code 1
@@ -80,6 +81,21 @@ class InvalidGuest(InputError):
 
     def __str__(self) -> str:
         return f"{self.guest}: {self.problem}"
+
+
+class InvalidFile(InputError):
+    """A TOML file that a person wrote; `line` counts from 1, 0 where what is wrong stands nowhere."""
+
+    def __init__(self, file: object, line: int, key: str, problem: str) -> None:
+        super().__init__(file, line, key, problem)
+        self.file = str(file)
+        self.line = line
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.key}: {self.problem}" if self.key else f"{where}: {self.problem}"
 
 
 class InvalidValue(InputError):
