@@ -23,7 +23,7 @@ from preloader_agent.store.reference import Reference
 INDEX = "index.json"
 NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
-_VERSION = "oci-layout"
+VERSION = "oci-layout"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEXES = (OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -89,10 +89,10 @@ def read_oci_layout(files: Files, content: bytes, platform: Platform | None) -> 
 
 
 def _check_version(files: Files) -> None:
-    content = files.read(_VERSION)
+    content = files.read(VERSION)
     if content is None:
         return
-    version = Document.parse(files, _VERSION, content).text("imageLayoutVersion")
+    version = Document.parse(files, VERSION, content).text("imageLayoutVersion")
     if not version.startswith("1."):
         raise InvalidArchive(files.name, f"has the layout version {version!r:.20}; expected 1.0.0")
 

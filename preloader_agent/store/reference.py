@@ -47,6 +47,14 @@ class Reference(str):
         """The part without tag or digest: the outer key in repositories.json."""
         return self.partition("@")[0] if "@" in self else self.rpartition(":")[0]
 
+    @property
+    def full(self) -> str:
+        """The same with its registry, also where that is Docker Hub: what containerd calls the image."""
+        first, slash, _ = self.partition("/")
+        if slash and ("." in first or ":" in first or first == "localhost" or first != first.lower()):
+            return self
+        return f"docker.io/{self}" if slash else f"docker.io/library/{self}"
+
 
 def _familiar(name: str) -> str:
     """`docker.io/library/x` is shown as `x`, `docker.io/u/x` as `u/x`, everything else in full."""

@@ -42,6 +42,25 @@ def test_familiar_form(text: str, familiar: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("busybox:1", "docker.io/library/busybox:1"),
+        (f"busybox@{DIGEST}", f"docker.io/library/busybox@{DIGEST}"),
+        ("user/app:1", "docker.io/user/app:1"),
+        ("library/deep/app:1", "docker.io/library/deep/app:1"),
+        ("ghcr.io/o/r:1", "ghcr.io/o/r:1"),
+        ("localhost/app:1", "localhost/app:1"),
+        ("registry:5000/app:1", "registry:5000/app:1"),
+        ("[2001:db8::1]:5000/app:1", "[2001:db8::1]:5000/app:1"),
+        ("REGISTRY/app:1", "REGISTRY/app:1"),
+    ],
+)
+def test_full_form(text: str, full: str) -> None:
+    assert Reference(text).full == full
+    assert Reference(full) == text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
