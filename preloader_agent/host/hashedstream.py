@@ -1,4 +1,4 @@
-"""A stream that a thread of its own reads, decompresses and hashes ahead of its reader.
+"""A stream that a thread of its own reads, decompresses, hashes and copies ahead of its reader.
 
 These take as long as the rest of the work, and free Python's lock: both cores work.
 """
@@ -19,11 +19,12 @@ _AHEAD = 4  # pieces
 
 
 class HashedStream:
-    """Reads a stream to its end; then `digest` is that of all of it."""
+    """Reads a stream to its end; then `diff_id` is the digest of all of it, and `copy`, if given, holds it."""
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: str, copy: BinaryIO | None = None) -> None:
         self._stream = stream
         self._name = name
+        self._copy = copy
         self._hash = hashlib.sha256()
         self._pieces: Queue[bytes | BaseException] = Queue(_AHEAD)
         self._piece = b""
@@ -46,7 +47,10 @@ class HashedStream:
             self._thread.join(0.01)
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer only at the end. Raises what reading the stream raises, InvalidArchive for OSError."""
+        """So many bytes, fewer only at the end.
+
+        Raises what reading the stream raises, InvalidArchive for OSError, and the OSError of a copy without room.
+        """
         end = self._position + size
         if end <= len(self._piece):
             content = self._piece[self._position : end]
@@ -70,8 +74,6 @@ class HashedStream:
         piece = self._pieces.get() if not self._is_at_end else b""
         if isinstance(piece, BaseException):
             self._is_at_end = True
-            if isinstance(piece, OSError) and piece.errno:  # the error of a damaged gzip stream has none
-                raise InvalidArchive(self._name, f"cannot be read: {piece.strerror}") from piece
             raise piece
         self._piece, self._position, self._is_at_end = piece, 0, not piece
         return bool(piece)
@@ -80,8 +82,18 @@ class HashedStream:
         try:
             piece = b"?"
             while piece and not self._is_closing:
-                piece = self._stream.read(_PIECE)
+                piece = self._read_piece()
                 self._hash.update(piece)
+                if self._copy is not None:
+                    self._copy.write(piece)
                 self._pieces.put(piece)
         except BaseException as err:
             self._pieces.put(err)
+
+    def _read_piece(self) -> bytes:
+        try:
+            return self._stream.read(_PIECE)
+        except OSError as err:
+            if not err.errno:  # the error of a damaged gzip stream has none
+                raise
+            raise InvalidArchive(self._name, f"cannot be read: {err.strerror}") from err

@@ -1,9 +1,12 @@
-"""Layers on their way to a disk: each is read once, its content stored, its tree and its tar-split kept in memory."""
+"""Layers on their way to a disk: each is read once, its content stored, its tree and its tar-split kept in memory.
+
+Those that go to an archive are copied as they are read, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -37,11 +40,15 @@ class StagedLayer(NamedTuple):
 
 
 class Stager:
-    """Stages layers one after the other, their content into one file of blocks."""
+    """Stages layers one after the other, their content into one file of blocks.
 
-    def __init__(self, path: Path, advance: Advance) -> None:
+    With a folder `kept`, the tar stream of each layer is also in a file there, uncompressed.
+    """
+
+    def __init__(self, path: Path, advance: Advance, kept: Path | None = None) -> None:
         self.blocks = BlockFile(path)
         self._advance = advance
+        self._kept = kept
 
     def __enter__(self) -> Stager:
         return self
@@ -54,7 +61,17 @@ class Stager:
 
         Raises InvalidArchive for what dockerd would not load either. The DiffID is that of what was read.
         """
-        return _stage_layer(stream, name, self.blocks, self._advance)
+        with ExitStack() as stack:
+            copy = stack.enter_context((self._kept / "unfinished").open("wb")) if self._kept else None
+            staged = _stage_layer(stream, name, self.blocks, self._advance, copy)
+        if self._kept:
+            (self._kept / "unfinished").replace(self.kept_file(staged.diff_id))
+        return staged
+
+    def kept_file(self, diff_id: DiffID) -> Path:
+        """The file with the tar stream of a layer that was staged."""
+        assert self._kept, "nothing is kept"
+        return self._kept / diff_id.hex
 
     def arrange(self, layers: Sequence[StagedLayer]) -> list[StagedLayer]:
         """Bring the content into the order of some layers, and drop all other content: equal disks are equal bytes.
@@ -77,10 +94,12 @@ class Stager:
         return layer._replace(root=replace(layer.root), shift=start - layer.start)
 
 
-def _stage_layer(stream: BinaryIO, name: str, blocks: BlockFile, advance: Advance) -> StagedLayer:
+def _stage_layer(
+    stream: BinaryIO, name: str, blocks: BlockFile, advance: Advance, copy: BinaryIO | None
+) -> StagedLayer:
     start = blocks.end
     tree = LayerTree(name)
-    with TarSplit() as tar_split, decompressed(stream, name) as content, HashedStream(content, name) as hashed:
+    with TarSplit() as tar_split, decompressed(stream, name) as content, HashedStream(content, name, copy) as hashed:
         tar = LayerTar(hashed, name)
         for member in tar:
             tar_split.add_segment(member.raw)

@@ -102,6 +102,26 @@ def test_damaged_compression_is_found_where_it_is_read() -> None:
         hashed.read(4 * PIECE)
 
 
+# --- what is copied ---
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 3 * PIECE + 7])
+def test_copy_holds_all_of_it(size: int) -> None:
+    content, copy = noise(size), io.BytesIO()
+    with HashedStream(io.BytesIO(content), "layer", copy) as stream:
+        while stream.read(100_003):
+            pass
+    assert copy.getvalue() == content
+
+
+def test_copy_without_room_is_no_fault_of_the_archive() -> None:
+    with open("/dev/full", "wb", buffering=0) as full, HashedStream(io.BytesIO(noise(5)), "layer", full) as stream:
+        with pytest.raises(OSError, match="No space left") as raised:
+            stream.read(1)
+        assert raised.value.errno == errno.ENOSPC
+        assert stream.read(1) == b""
+
+
 # --- how it ends ---
 
 
