@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from preloader_agent import __version__
-from preloader_agent.errors import DigestMismatch, InvalidDisk, InvalidValue, ToolError
+from preloader_agent.errors import InvalidDisk, InvalidValue, ToolError
 from preloader_agent.host.ext4.blockfile import BlockFile
 from preloader_agent.host.ext4.writer import write_filesystem
 from preloader_agent.host.formats import read_images
 from preloader_agent.host.images import Image, LayerSource
 from preloader_agent.host.inputs import open_input
 from preloader_agent.host.inspection import inspect_disk
+from preloader_agent.host.layers import stage_layers, unique_layers
 from preloader_agent.host.node import Extent
 from preloader_agent.host.progress import Meter, Progress
-from preloader_agent.host.publishing import publish, stage_beside
+from preloader_agent.host.publishing import check_output, publish, stage_beside
 from preloader_agent.host.run import find_tool, run
 from preloader_agent.host.selection import NewName, parse_name, parse_platform, parse_tag, select_images
 from preloader_agent.host.skopeo import Skopeo
 from preloader_agent.host.staging import StagedLayer, Stager
 from preloader_agent.host.storetree import make_store
-from preloader_agent.store.digest import CacheID, ChainID, DiffID, Link, sha256_digest
+from preloader_agent.store.digest import CacheID, ChainID, Link, sha256_digest
 from preloader_agent.store.index import (
     DiskIndex,
     ImageRecord,
@@ -94,7 +95,7 @@ def build_disk(
     arguments = [str(argument) for argument in inputs]
     if not arguments:  # such as a pattern that no file matched
         raise InvalidValue("inputs", "none", "at least one archive or image")
-    _check_output(output, arguments)
+    check_output(output, arguments, example="disk.qcow2", may_be_folder=True)
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:
         folder = stack.enter_context(stage_beside(output))
@@ -108,7 +109,7 @@ def build_disk(
         if not options.is_forced and (found := _index_of(path)) and found.content_digest == digest:
             return Built(found, path, is_new=False)
         layers = unique_layers(images)
-        placed = stager.arrange(_stage_layers(layers, stager, meter))
+        placed = stager.arrange(stage_layers(layers, stager, meter))
         index = _make_index(images, layers, placed)
         check_index(index)  # what the guest would refuse is not written
         progress("writing the file system", 0, 0)
@@ -117,23 +118,6 @@ def build_disk(
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *_COMPRESSION[options.compression], raw, finished])
         publish(finished, path, 0o444)
     return Built(index, path, is_new=True)
-
-
-def unique_layers(images: Sequence[Image]) -> list[LayerSource]:
-    """Every layer of some images once, each after its parent."""
-    return list({layer.chain_id: layer for image in images for layer in image.layers}.values())
-
-
-def _stage_layers(layers: Sequence[LayerSource], stager: Stager, meter: Meter) -> list[StagedLayer]:
-    """The content of each layer; what layers have in common is read once."""
-    sources = {layer.diff_id: layer for layer in layers}
-    meter.total = sum(layer.files.size(layer.file) for layer in sources.values())
-    staged: dict[DiffID, StagedLayer] = {}
-    for diff_id, layer in sources.items():
-        staged[diff_id] = layer.files.stage(layer.file, stager)
-        if staged[diff_id].diff_id != diff_id:
-            raise DigestMismatch(layer.name, diff_id, staged[diff_id].diff_id)
-    return [staged[layer.diff_id] for layer in layers]
 
 
 def _make_index(images: Sequence[Image], layers: Sequence[LayerSource], placed: Sequence[StagedLayer]) -> DiskIndex:
@@ -178,19 +162,3 @@ def _index_of(output: Path) -> DiskIndex | None:
         return inspect_disk(output)
     except (InvalidDisk, ToolError):
         return None
-
-
-def _check_output(output: Path, arguments: Sequence[str]) -> None:
-    """Fail before the work, not after it; a device's or an input's name is never given to a disk."""
-    if not output.parent.is_dir():
-        raise InvalidValue("output", str(output), "a file in a directory that exists")
-    if output.exists() and not output.is_file() and not output.is_dir():
-        raise InvalidValue("output", str(output), "a file's name, such as disk.qcow2, or a directory")
-    if any(_is_same(Path(argument), output) for argument in arguments):
-        raise InvalidValue("output", str(output), "another file than the archive that is read")
-
-
-def _is_same(path: Path, output: Path) -> bool:
-    with suppress(OSError):  # one of them is not there, or cannot be looked at: whoever opens it says so
-        return path.samefile(output)
-    return False

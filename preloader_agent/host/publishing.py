@@ -7,15 +7,35 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from preloader_agent.errors import CommandFailed, NoSpace, PreloaderError
+from preloader_agent.errors import CommandFailed, InvalidValue, NoSpace, PreloaderError
 from preloader_agent.host.scratch import scratch_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_BYTES = 1 << 20  # with less than that left, a program that found no space means the folder, not its file system
+
+
+def check_output(output: Path, inputs: Iterable[str], *, example: str, may_be_folder: bool = False) -> None:
+    """Fail before the work, not after it; a device's or an input's name is never given to a file.
+
+    Raises InvalidValue; `example` is the name of a file such as it is.
+    """
+    if not output.parent.is_dir():
+        raise InvalidValue("output", str(output), "a file in a directory that exists")
+    if output.exists() and not output.is_file() and not (may_be_folder and output.is_dir()):
+        folder = ", or a directory" * may_be_folder
+        raise InvalidValue("output", str(output), f"a file's name, such as {example}{folder}")
+    if any(_is_same(Path(given), output) for given in inputs):
+        raise InvalidValue("output", str(output), "another file than the archive that is read")
+
+
+def _is_same(path: Path, output: Path) -> bool:
+    with suppress(OSError):  # one of them is not there, or cannot be looked at: whoever opens it says so
+        return path.samefile(output)
+    return False
 
 
 @contextmanager

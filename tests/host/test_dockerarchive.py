@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from preloader_agent.errors import DigestMismatch, InvalidArchive
-from preloader_agent.host.disk import unique_layers
 from preloader_agent.host.formats import read_images
 from preloader_agent.host.images import Image as Found
 from preloader_agent.host.inputs import open_input
+from preloader_agent.host.layers import unique_layers
 from preloader_agent.host.skopeo import Skopeo
 from preloader_agent.host.staging import Stager
 from preloader_agent.store.index import Platform
