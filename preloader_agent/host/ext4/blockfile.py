@@ -48,6 +48,21 @@ class BlockFile:
         self.end += len(content) // BLOCK_SIZE
         return first
 
+    def read(self, extents: Iterable[Extent], size: int) -> Iterator[bytes]:
+        """The content of a file of so many bytes, in pieces; what is in no extent is zeros."""
+        self._file.flush()
+        offset = 0
+        for logical, start, length in extents:
+            yield from _zeros(logical * BLOCK_SIZE - offset)
+            offset = logical * BLOCK_SIZE
+            end = min(offset + length * BLOCK_SIZE, size)
+            shift = start * BLOCK_SIZE - offset
+            while offset < end:
+                piece = os.pread(self._file.fileno(), min(_PIECE, end - offset), offset + shift)
+                yield piece
+                offset += len(piece)
+        yield from _zeros(size - offset)
+
     def write_at(self, block: int, content: bytes) -> None:
         """Overwrite what stands before the content."""
         self._file.seek(block * BLOCK_SIZE)
@@ -76,6 +91,11 @@ class BlockFile:
             piece = os.pread(source._file.fileno(), min(_PIECE, end - offset), offset)
             self._file.write(piece)
             offset += len(piece)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    for left in range(count, 0, -_PIECE):
+        yield bytes(min(left, _PIECE))
 
 
 def _filled(chunk: bytes) -> Iterator[tuple[int, int]]:
