@@ -13,7 +13,7 @@
     |   |-- WheelMissing       pip has none of a Python package for a guest
     |   `-- CommandFailed      it ran and reported a failure
     |-- ReleaseExpired         the packages of a Debian mirror are older than they may be
-    |-- NoSpace                there is no room for the disk
+    |-- NoSpace                there is no room for what is written
     |-- MountError             mount(2) or umount(2) failed
     |-- DisksMissing           disks that are required did not come: exit code 3
     |-- StoreError             Docker's store, or what stands in it, cannot be used
@@ -186,14 +186,14 @@ class ReleaseExpired(PreloaderError):
 
 
 class NoSpace(PreloaderError):
-    """There is no room for the disk."""
+    """There is no room for what is written."""
 
     def __init__(self, output: object) -> None:
         super().__init__(output)
         self.output = str(output)
 
     def __str__(self) -> str:
-        needed = "twice the size of the disk is needed there while it is built"
+        needed = "up to three times its size is needed there while it is made"
         return f"{self.output}: no space left, or a limit reached; {needed}: free some, or write it elsewhere"
 
 

@@ -625,8 +625,8 @@ def test_file_size_limit(busybox: Path, tmp_path: Path, stage: str) -> None:
     argv: list[str | Path] = ["prlimit", f"--fsize={limit}", *COMMAND, "build", busybox, "-o", output]
     log = run(argv, env={"PYTHONPATH": PYTHONPATH}, ok=(1,), with_stderr=True)
     assert log == (
-        f"preloader: {output}: no space left, or a limit reached; twice the size of the disk is needed there while it "
-        "is built: free some, or write it elsewhere\n"
+        f"preloader: {output}: no space left, or a limit reached; up to three times its size is needed there while it "
+        "is made: free some, or write it elsewhere\n"
     )
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -32,8 +32,8 @@ def test_no_space_left(small_folder: Path, tmp_path: Path) -> None:
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     log = run([*argv, archive, "-o", small_folder / "x.qcow2"], env=path, ok=(1,), with_stderr=True)
     expected = (
-        f"preloader: {small_folder}/x.qcow2: no space left, or a limit reached; twice the size of the disk is needed "
-        "there while it is built: free some, or write it elsewhere\n"
+        f"preloader: {small_folder}/x.qcow2: no space left, or a limit reached; up to three times its size is needed "
+        "there while it is made: free some, or write it elsewhere\n"
     )
     assert log == expected
     assert (small_folder / "x.qcow2").read_text() == "an older disk"
