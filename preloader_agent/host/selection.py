@@ -69,7 +69,7 @@ def select_images(inputs: Sequence[tuple[Files, Sequence[Image]]], names: Iterab
         for reference in image.references:
             _claim(claims, reference, image.image_id, sources[image.image_id].name)
     for name in names:
-        image = _find(images.values(), name)
+        image = _find(images.values(), name.old, name.option)
         _claim(claims, name.new, image.image_id, name.option)
         images[image.image_id] = replace(image, references=tuple(sorted({*image.references, name.new})))
     return sorted(images.values(), key=lambda image: image.image_id)
@@ -95,15 +95,30 @@ def _claim(claims: dict[Reference, tuple[ImageID, str]], reference: Reference, i
         )
 
 
-def _find(images: Iterable[Image], name: NewName) -> Image:
-    """The image that a new name is for."""
-    found = [image for image in images if _is_named(image, name.old)]
+def choose_image(images: Sequence[Image], wanted: str | None, option: str) -> Image:
+    """The image that an option names (one of its names, or the start of its image ID), else the only one.
+
+    Raises InvalidValue.
+    """
+    if wanted is not None:
+        return _find(images, wanted, option)
+    if len(images) != 1:
+        raise InvalidValue(option, f"{len(images)} images", f"one of: {_names(images)}")
+    return images[0]
+
+
+def _find(images: Iterable[Image], wanted: str | None, option: str) -> Image:
+    """The image that an option is for; None stands for the one without a name."""
+    found = [image for image in images if _is_named(image, wanted)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(sorted(image.name for image in images))
-    wanted = "an image without a name" if name.old is None else name.old
-    problem = f"{len(found)} images match {wanted}" if found else f"no image matches {wanted}"
-    raise InvalidValue(name.option, problem, f"one of: {known}")
+    match = "an image without a name" if wanted is None else wanted
+    problem = f"{len(found)} images match {match}" if found else f"no image matches {match}"
+    raise InvalidValue(option, problem, f"one of: {_names(images)}")
+
+
+def _names(images: Iterable[Image]) -> str:
+    return ", ".join(sorted(image.name for image in images))
 
 
 def _is_named(image: Image, old: str | None) -> bool:

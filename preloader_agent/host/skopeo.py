@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
+from preloader_agent.errors import DigestMismatch
 from preloader_agent.host.dockerarchive import MANIFEST
 from preloader_agent.host.documents import Document
 from preloader_agent.host.files import FolderFiles, check_document_size, missing
@@ -101,6 +102,8 @@ class RegistryFiles:
     def _make_index(self) -> bytes:
         content = self._skopeo.inspect(self._reference)
         digest = sha256_digest(content)
+        if "@" in self._reference and not self._reference.endswith(f"@{digest}"):
+            raise DigestMismatch(self.name, self._reference.rpartition("@")[2], digest)
         self._keep(digest, content)
         document = Document.parse(self, self._reference, content)
         # A manifest need not repeat its type.

@@ -13,6 +13,7 @@ from preloader_agent.errors import EXIT_FAILED, EXIT_INTERRUPTED, PreloaderError
 from preloader_agent.host.cli.devices import attach, detach, libvirt_xml_, list_
 from preloader_agent.host.cli.disks import build, inspect, verify
 from preloader_agent.host.cli.guests import guest
+from preloader_agent.host.cli.images import image
 from preloader_agent.host.cli.vm import vm
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -24,7 +25,7 @@ def cli() -> None:
     """Turn container images into small disks that virtual machines attach instead of loading the images."""
 
 
-for _command in (build, inspect, verify, attach, detach, list_, libvirt_xml_, vm, guest):
+for _command in (build, inspect, verify, attach, detach, list_, libvirt_xml_, image, vm, guest):
     cli.add_command(_command)
 
 
