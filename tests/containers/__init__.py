@@ -1,0 +1,1 @@
+"""Containers as services: descriptions and units, without root."""
