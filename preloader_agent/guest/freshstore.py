@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 
-from preloader_agent.errors import StoreUnused
+from preloader_agent.errors import StoreUnused, ToolError
 from preloader_agent.guest import log
 from preloader_agent.guest.dockerconfig import read_config
 from preloader_agent.guest.paths import Paths
@@ -21,7 +21,6 @@ OTHER_DRIVERS = ("aufs", "btrfs", "devicemapper", "fuse-overlayfs", "overlay", "
 # Go notes a program's package in a section of its own; that of version 29 is github.com/moby/moby/v2/cmd/dockerd.
 GO_SECTION, OLD_PACKAGE = b".go.buildinfo\0", b"path\tgithub.com/docker/docker/cmd/dockerd\n"
 VERSION_TIMEOUT = 5.0  # seconds; it takes 0.06, and much longer where 90 MB are read from a slow disk for it
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # systemd's own
 
 
 def check_fresh_store(paths: Paths, root: str = "") -> None:
@@ -86,20 +85,11 @@ def _is_of_old_package(program: str) -> bool:
 
 def _read_version(program: str) -> int | None:
     """The major version of dockerd, or None when it cannot be told."""
-    import subprocess  # seldom needed, and then docker is not in a hurry
+    from preloader_agent.guest.programs import run  # seldom needed, and then docker is not in a hurry
 
     try:
-        output = subprocess.run(
-            [program, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=VERSION_TIMEOUT,
-            env={"PATH": PATH},
-            check=False,
-        ).stdout
         # Docker version 29.0.1, build x
-        return int(output.split(b"version ", 1)[1].split(b".", 1)[0])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as err:
+        return int(run([program, "--version"], timeout=VERSION_TIMEOUT).split("version ", 1)[1].split(".", 1)[0])
+    except (ToolError, ValueError, IndexError) as err:
         log.debug("taking docker's store for overlay2's: %s --version: %s", program, err)
         return None
