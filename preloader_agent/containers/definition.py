@@ -124,9 +124,15 @@ def parse_container(content: bytes, file: object, name: str, default_pull: str =
         stop_timeout=table.number("stop_timeout", 10, 0, MAX_STOP_TIMEOUT),
     )
     table.refuse_unknown()
+    _check_image_source(table, container)
+    return container
+
+
+def _check_image_source(table: Table, container: Container) -> None:
     if container.image_file and container.image_stream:
         raise table.invalid("image_stream", "is there beside image_file; one of the two says where the image is")
-    return container
+    if container.pull == ALWAYS and (container.image_file or container.image_stream):
+        raise table.invalid("pull", "is always, and the image is to be loaded; one of the two says where the image is")
 
 
 def _read_image(table: Table) -> Reference:

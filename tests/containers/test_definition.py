@@ -27,7 +27,6 @@ run_options = ["--init"]
 depends_on = ["db"]
 auto_start = false
 pull = "always"
-image_file = "/srv/web.tar"
 restart = "on-failure"
 stop_timeout = 60
 
@@ -82,13 +81,18 @@ def test_every_key_is_read() -> None:
         is_started=False,
         login=Login("u", "/etc/password", "registry.example"),
         pull="always",
-        image_file="/srv/web.tar",
+        image_file="",
         image_stream="",
         restart="on-failure",
         stop_timeout=60,
     )
     assert found.image == "web:1"
     assert found.unit == "docker-web.service"
+
+
+def test_an_image_can_be_loaded() -> None:
+    assert parse('image = "web:1"\nimage_file = "/srv/web.tar"').image_file == "/srv/web.tar"
+    assert parse('image = "web:1"\nimage_stream = "/srv/web"\npull = "never"').image_stream == "/srv/web"
 
 
 def test_only_the_image_has_to_be_said() -> None:
@@ -136,6 +140,7 @@ def test_an_entrypoint_is_a_text_or_a_list(value: str, words: tuple[str, ...]) -
         ('image = "w:1"\nrestart = "unless-stopped"', "web.toml:2: restart: expected no, on-success,"),
         ('image = "w:1"\nstop_timeout = -1', "web.toml:2: stop_timeout: expected a whole number from 0 to 3600"),
         ('image = "w:1"\nimage_file = "/a"\nimage_stream = "/b"', "web.toml:3: image_stream: is there beside"),
+        ('image = "w:1"\npull = "always"\nimage_stream = "/b"', "web.toml:2: pull: is always, and the image is to be"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line_and_key(text: str, expected: str) -> None:
