@@ -7,20 +7,17 @@ would take the container away from its service.
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 from preloader_agent.errors import InvalidValue
+from preloader_agent.store.containername import checked_name
 from preloader_agent.store.reference import Reference
 from preloader_agent.tables import Table, read_table
 
 ALWAYS, MISSING, NEVER = "always", "missing", "never"  # when an image is pulled, in the words of `docker run --pull`
 RESTARTS = ("no", "on-success", "on-failure", "on-abnormal", "on-abort", "always")  # systemd.service(5), Restart=
 MAX_STOP_TIMEOUT = 3600  # seconds
-MAX_NAME = 100  # characters; a unit's name has at most 255, and stands in paths
 
-# moby's daemon/names/names.go: at least two characters.
-_NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]+", re.ASCII)
 # What the service itself needs, or would have no container to look after with.
 _OWN_OPTIONS = frozenset({"--detach", "-d", "--name", "--pull", "--restart", "--rm", "--stop-timeout"})
 
@@ -74,15 +71,6 @@ class Container(NamedTuple):
 def unit_name(name: str) -> str:
     """The name of a container's service."""
     return f"docker-{name}.service"
-
-
-def checked_name(text: object) -> str:
-    """A name that Docker takes for a container, and whose service is none of ours. Raises InvalidValue."""
-    is_name = isinstance(text, str) and len(text) <= MAX_NAME and _NAME.fullmatch(text)
-    if not is_name or re.match("preloader(-|$)", str(text)):
-        expected = "at least two letters, digits and _.- beginning with a letter or digit"
-        raise InvalidValue("container name", text, f"{expected}, at most {MAX_NAME}, and not `preloader`")
-    return str(text)
 
 
 def parse_container(content: bytes, file: object, name: str, default_pull: str = MISSING) -> Container:

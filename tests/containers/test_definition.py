@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from preloader_agent.containers.definition import Container, Login, checked_name, parse_container
+from preloader_agent.containers.definition import Container, Login, parse_container
 from preloader_agent.errors import InvalidFile, InvalidValue
+from preloader_agent.store.containername import checked_name
 
 WHOLE = """
 image = "docker.io/library/web:1"
