@@ -16,6 +16,7 @@
     |-- NoSpace                there is no room for what is written
     |-- MountError             mount(2) or umount(2) failed
     |-- DisksMissing           disks that are required did not come: exit code 3
+    |-- ContainerError         a container that is a service cannot be started
     |-- StoreError             Docker's store, or what stands in it, cannot be used
     |   |-- StoreFull          there is no room left in it
     |   `-- StoreUnused        docker does not keep its images in it, and is not to be made to
@@ -209,6 +210,18 @@ class MountError(PreloaderError):
 
     def __str__(self) -> str:
         return f"cannot {self.action} {self.target}: {self.reason}"
+
+
+class ContainerError(PreloaderError):
+    """A container that is a service cannot be started."""
+
+    def __init__(self, container: object, problem: str) -> None:
+        super().__init__(container, problem)
+        self.container = str(container)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.container}: {self.problem}"
 
 
 class StoreError(PreloaderError):

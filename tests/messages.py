@@ -17,7 +17,8 @@ HOLE = "\N{HORIZONTAL ELLIPSIS}"
 # Which argument of an error has the words; the other errors' words are in their `__str__`.
 _ERRORS = {
     "InvalidDisk": 1, "PreloaderError": 0, "StoreError": 1, "StoreFull": 1, "StoreUnused": 1,
-    "MountError": 3, "DigestMismatch": None, "DisksMissing": None, "InvalidValue": None,
+    "ContainerError": 1, "InvalidFile": 3, "MountError": 3, "DigestMismatch": None, "DisksMissing": None,
+    "InvalidValue": None,
 }  # fmt: skip
 _LEVELS = ("warning", "error", "exception", "critical")
 # What is answered to a request, and logged by the command that made it.

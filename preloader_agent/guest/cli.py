@@ -1,4 +1,4 @@
-"""The `docker-preloader` command: the only place of the guest side that prints and exits."""
+"""The `docker-preloader` command: with `containercommands`, the only place of the guest side that prints and exits."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def make_parser() -> ArgumentParser:
     from argparse import ArgumentParser
 
     from preloader_agent import __version__
+    from preloader_agent.guest.containercommands import add_commands
 
     description = "Make the images on attached disks part of Docker's store."
     parser = ArgumentParser(prog="docker-preloader", description=description, add_help=False)
@@ -81,6 +82,8 @@ def make_parser() -> ArgumentParser:
     _add_release_arguments(release)
     sync = commands.add_parser("sync", help="Make one pass over the attached disks, or over the devices named.")
     _add_sync_arguments(sync)
+    containers = commands.add_parser("containers", help="What runs containers as services of the machine.")
+    add_commands(containers.add_subparsers(metavar="COMMAND", required=True))
     for command in (status, release, sync):
         where = "Where the agent keeps its state and mounts disks, instead of %(default)s."
         command.add_argument("--run-dir", metavar="DIR", default=Paths().run_dir, help=where)
