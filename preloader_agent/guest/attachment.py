@@ -9,9 +9,9 @@ import os
 
 from preloader_agent.errors import MountError, PreloaderError
 from preloader_agent.guest import log
-from preloader_agent.guest.containers import containers_using
 from preloader_agent.guest.devices import Device
 from preloader_agent.guest.disks import Disk, attach_disk
+from preloader_agent.guest.diskusers import containers_using
 from preloader_agent.guest.mounts import list_mounts, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.released import drop_released, read_released

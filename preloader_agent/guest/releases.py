@@ -11,8 +11,8 @@ import time
 
 from preloader_agent.errors import PreloaderError
 from preloader_agent.guest.attachment import Attachments
-from preloader_agent.guest.containers import containers_using, is_served_from
 from preloader_agent.guest.control import Request
+from preloader_agent.guest.diskusers import containers_using, is_served_from
 from preloader_agent.guest.mounts import is_in_use, mounted_device, unmount
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.released import add_released, drop_released, read_released

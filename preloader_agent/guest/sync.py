@@ -26,8 +26,8 @@ from preloader_agent.errors import (
 )
 from preloader_agent.guest import log
 from preloader_agent.guest.apply import apply_operations, apply_plan, write_file
-from preloader_agent.guest.containers import containers_using
 from preloader_agent.guest.disks import Disk, attached_disks
+from preloader_agent.guest.diskusers import containers_using
 from preloader_agent.guest.docker import is_running
 from preloader_agent.guest.mounts import list_mounts, mounted_device, unmount
 from preloader_agent.guest.paths import Paths

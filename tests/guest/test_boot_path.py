@@ -21,7 +21,7 @@ FORBIDDEN = {
 EXPECTED = {
     "preloader_agent", "preloader_agent.errors", "preloader_agent.guest", "preloader_agent.guest.apply",
     "preloader_agent.guest.attachment", "preloader_agent.guest.beneath", "preloader_agent.guest.cli",
-    "preloader_agent.guest.containers", "preloader_agent.guest.control", "preloader_agent.guest.daemon",
+    "preloader_agent.guest.diskusers", "preloader_agent.guest.control", "preloader_agent.guest.daemon",
     "preloader_agent.guest.devices", "preloader_agent.guest.disks", "preloader_agent.guest.docker",
     "preloader_agent.guest.dockerconfig", "preloader_agent.guest.log", "preloader_agent.guest.loop",
     "preloader_agent.guest.mounts", "preloader_agent.guest.paths", "preloader_agent.guest.plan",
