@@ -194,17 +194,22 @@ class DockerRestart:
             results.append(f"not ended after {JOB_SECONDS:.0f} s")
         if not results or self._job is None:
             return False
+        self._note_result(results[0])
+        return True
+
+    def _note_result(self, result: str) -> None:
         self._drop_manager()
         self.failure = ""
         self._is_tried = self._due is None
-        if results[0] != "done":
-            self.failure = f"{self._unit}: {results[0]}; not trying again: see `systemctl status {self._unit}`"
+        if self._due is not None:  # what has come meanwhile was put off until now
+            self._due = min(self._due, time.monotonic() + QUIET_SECONDS)
+        if result != "done":
+            self.failure = f"{self._unit}: {result}; not trying again: see `systemctl status {self._unit}`"
         elif self._waited_for is not None and last_request(self._paths) == self._waited_for:
             self.failure = f"{self._unit} was started, but nothing was merged: see `journalctl --unit {MERGE}`"
         if self.failure:
             self._due = None
             log.error("%s", self.failure)
-        return True
 
     def _drop_manager(self) -> None:
         if self._manager is not None:
