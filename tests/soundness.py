@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from preloader_agent.errors import InvalidDisk, StoreError
-from preloader_agent.store.digest import chain_ids
-from preloader_agent.store.index import content_digest, encode_index, parse_index
+from preloader_agent.store.containername import checked_name
+from preloader_agent.store.digest import Digest, chain_ids
+from preloader_agent.store.index import ContainerRecord, content_digest, encode_index, parse_index
 from preloader_agent.store.reference import Reference
 from preloader_agent.store.repositories import parse_repositories
 
@@ -18,11 +19,12 @@ def check_message(error: Exception) -> None:
 
 
 def sealed(content: bytes) -> bytes:
-    """An index with the content digest that its images ask for, as an attacker would write it, where it has images."""
+    """An index with the content digest that it asks for, as an attacker would write it, where it has images."""
     try:
         document = json.loads(content)
         images = [(image["id"], image["references"], image["repo_digests"]) for image in document["images"]]
-        return json.dumps({**document, "content_digest": content_digest(images)}).encode()
+        containers = [ContainerRecord(each["name"], 0, each["digest"]) for each in document.get("containers", ())]
+        return json.dumps({**document, "content_digest": content_digest(images, containers)}).encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return content
 
@@ -41,6 +43,11 @@ def check_index_is_sound(content: bytes) -> None:
         assert sum(layers[chain].size for chain in image.chain) < 1 << 63
         assert all(Reference(reference) == reference for reference in (*image.references, *image.repo_digests))
         assert "".join(image.platform).isprintable()
+    for container in index.containers:
+        assert checked_name(container.name) == container.name
+        assert Digest(container.digest) == container.digest
+        assert 0 <= container.size <= 65536
+    assert len({container.name for container in index.containers}) == len(index.containers) <= 100
     assert index.label == f"dpl-{index.content_digest.hex[:12]}"
     assert parse_index(encode_index(index), "disk") == index
 

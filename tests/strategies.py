@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from preloader_agent.store.digest import CacheID, DiffID, ImageID, Link, chain_ids, sha256_digest
-from preloader_agent.store.index import DiskIndex, ImageRecord, LayerRecord, Platform
+from preloader_agent.store.digest import CacheID, DiffID, Digest, ImageID, Link, chain_ids, sha256_digest
+from preloader_agent.store.index import ContainerRecord, DiskIndex, ImageRecord, LayerRecord, Platform
 from preloader_agent.store.reference import Reference
 
 bounded = settings(
@@ -48,11 +48,13 @@ images = st.lists(st.tuples(layer_names, st.lists(tags, max_size=3)), max_size=4
 sizes = st.integers(min_value=0, max_value=(1 << 56) - 1)
 printable = st.text(max_size=200).filter(str.isprintable)
 platforms = st.builds(Platform, printable, printable, printable)
+container_names = st.from_regex(r"\A[a-zA-Z0-9][a-zA-Z0-9_.-]{1,8}\Z", fullmatch=True)
+containers = st.builds(ContainerRecord, container_names, st.integers(0, 65536), digests.map(Digest))
 
 
 @st.composite
 def indexes(draw: st.DrawFn) -> DiskIndex:
-    """The index of a disk: up to four images, which share layers."""
+    """The index of a disk: up to four images, which share layers, and up to three containers."""
     layers: dict[str, LayerRecord] = {}
     records = []
     for number, (names, references) in enumerate(draw(images)):
@@ -66,7 +68,8 @@ def indexes(draw: st.DrawFn) -> DiskIndex:
         image = ImageID(sha256_digest(b"%d" % number))
         digest = (Reference(f"app@{draw(digests)}"),) if draw(st.booleans()) else ()
         records.append(ImageRecord(image, tuple(references), digest, draw(platforms), chain, draw(sizes)))
-    return DiskIndex(tuple(records), tuple(layers.values()), draw(printable))
+    services = draw(st.lists(containers, max_size=3, unique_by=lambda container: container.name))
+    return DiskIndex(tuple(records), tuple(layers.values()), draw(printable), tuple(services))
 
 
 @st.composite

@@ -13,19 +13,21 @@ from typing import Any
 
 import pytest
 
+from preloader_agent import tables
 from preloader_agent.errors import InvalidDisk
 from preloader_agent.guest import plainstore
-from preloader_agent.host.disk import build_disk
+from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.diskimage import open_image
 from preloader_agent.host.ext4 import groups, layout
 from preloader_agent.host.ext4.reader import Ext4
 from preloader_agent.host.inspection import inspect_disk
 from preloader_agent.host.tarstream import CHR, DIR, REG, SYM
-from preloader_agent.store import digest, index, reference
+from preloader_agent.store import containername, digest, index, reference
 from preloader_agent.store.layout import STORE_DIRECTORIES
 from tests.images import Image, make_layer, write_docker_archive
 from tests.images.archive import ARCHITECTURE
 from tests.images.layer import directory, file, whiteout
+from tests.soundness import sealed
 
 PAGE = (Path(__file__).parent.parent / "docs" / "disk-format.md").read_text()
 
@@ -38,11 +40,14 @@ LIMITS = {
     "references and repo digests, of all images together": index.MAX_REFERENCES,
     "bytes of an image's configuration": index.MAX_CONFIG_BYTES,
     "bytes of all configurations together": index.MAX_CONFIGS_BYTES,
+    "containers": index.MAX_CONTAINERS,
+    "bytes of a container's definition": index.MAX_CONTAINER_BYTES,
     "commas and opening brackets of a JSON document": index._MAX_JSON_VALUES,
     "a size": index._MAX_SIZE,
     "characters of a text": 200,
     "characters of a name, without tag or digest": reference._MAX_NAME,
     "characters of a tag": 128,
+    "characters of a container's name": containername.MAX_NAME,
 }
 
 
@@ -70,7 +75,9 @@ def make_example(folder: Path) -> Path:
     top = make_layer([file("etc/motd", "hello again\n"), whiteout("etc/issue")])
     image = Image((base, top), ("example:1",), {"Cmd": ["cat", "/etc/motd"]})
     archive = write_docker_archive([image], folder / "example.tar")
-    return build_disk([archive], folder / "example.qcow2").path
+    container = folder / "hello.toml"
+    container.write_text('image = "example:1"\n')
+    return build_disk([archive], folder / "example.qcow2", BuildOptions(containers=(container,))).path
 
 
 def show_tree(filesystem: Ext4) -> list[str]:
@@ -152,7 +159,7 @@ def test_what_is_required_is_required(row: list[str]) -> None:
         holder = holder[0] if isinstance(holder, list) else holder
     del holder[last]
     if row[2] == "no":
-        parse(document)
+        index.parse_index(sealed(json.dumps(document).encode()), "disk x")
     else:
         with pytest.raises(InvalidDisk, match=f"field '{last}' is missing"):
             parse(document)
@@ -173,7 +180,8 @@ def test_the_limit_of_a_tag(number: int) -> None:
     document = json.loads(example())
     document["images"][0]["references"] = ["example:" + "x" * number]
     content = [[document["images"][0]["id"], document["images"][0]["references"], []]]
-    text = json.dumps([1, content], separators=(",", ":"))
+    containers = [[container["name"], container["digest"]] for container in document["containers"]]
+    text = json.dumps([1, content, containers], separators=(",", ":"))
     accepted = is_accepted({**document, "content_digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest()})
     assert accepted is (number <= LIMITS["characters of a tag"])
 
@@ -184,6 +192,10 @@ def is_accepted(change: dict[str, object]) -> bool:
     except InvalidDisk:
         return False
     return True
+
+
+def test_a_definition_is_no_longer_than_what_is_read_of_one() -> None:
+    assert index.MAX_CONTAINER_BYTES == tables.MAX_BYTES
 
 
 def test_the_limits_of_plain_disks() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from preloader_agent import __version__
 from preloader_agent.errors import InvalidDisk, InvalidValue, ToolError
+from preloader_agent.host.definitions import Definition, check_images, read_definitions
 from preloader_agent.host.ext4.blockfile import BlockFile
 from preloader_agent.host.ext4.writer import write_filesystem
 from preloader_agent.host.formats import read_images
@@ -49,7 +50,8 @@ _COMPRESSION = {None: [], "zstd": ["-c", "-o", "compression_type=zstd"]}
 class BuildOptions:
     """What a user can choose; `platform` selects among the images of an index, by default the host's.
 
-    Without `is_tls_verified`, a registry may have any certificate, or use plain HTTP.
+    Without `is_tls_verified`, a registry may have any certificate, or use plain HTTP. `containers` are files NAME.toml
+    that describe containers, which the guest runs as services if it is set to.
     """
 
     platform: Platform | None = None
@@ -57,6 +59,7 @@ class BuildOptions:
     compression: str | None = None
     is_forced: bool = False
     is_tls_verified: bool = True
+    containers: tuple[Path, ...] = ()
 
     @classmethod
     def of(
@@ -96,6 +99,7 @@ def build_disk(
     if not arguments:  # such as a pattern that no file matched
         raise InvalidValue("inputs", "none", "at least one archive or image")
     check_output(output, arguments, example="disk.qcow2", may_be_folder=True)
+    definitions = read_definitions(options.containers)
     find_tool("qemu-img", "`apt install qemu-utils`")
     with ExitStack() as stack:
         folder = stack.enter_context(stage_beside(output))
@@ -104,16 +108,20 @@ def build_disk(
         skopeo = Skopeo(folder, say, options.is_tls_verified)
         opened = [stack.enter_context(open_input(argument, stager, skopeo)) for argument in arguments]
         images = select_images([(files, read_images(files, options.platform)) for files in opened], options.names)
-        digest = content_digest((image.image_id, image.references, image.repo_digests) for image in images)
+        check_images(definitions, images)
+        containers = tuple(definition.record for definition in definitions)
+        digest = content_digest(
+            ((image.image_id, image.references, image.repo_digests) for image in images), containers
+        )
         path = output / f"{disk_label(digest)}.qcow2" if output.is_dir() else output
         if not options.is_forced and (found := _index_of(path)) and found.content_digest == digest:
             return Built(found, path, is_new=False)
         layers = unique_layers(images)
         placed = stager.arrange(stage_layers(layers, stager, meter))
-        index = _make_index(images, layers, placed)
+        index = _make_index(images, layers, placed)._replace(containers=containers)
         check_index(index)  # what the guest would refuse is not written
         progress("writing the file system", 0, 0)
-        raw, finished = _write_raw(index, images, placed, stager.blocks), folder / "disk.qcow2"
+        raw, finished = _write_raw(index, images, definitions, placed, stager.blocks), folder / "disk.qcow2"
         progress("converting to qcow2", 0, 0)
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *_COMPRESSION[options.compression], raw, finished])
         publish(finished, path, 0o444)
@@ -145,10 +153,17 @@ def _image_record(image: Image, records: Mapping[ChainID, LayerRecord]) -> Image
     return ImageRecord(image.image_id, image.references, image.repo_digests, image.platform, chain, size)
 
 
-def _write_raw(index: DiskIndex, images: Sequence[Image], placed: Sequence[StagedLayer], blocks: BlockFile) -> Path:
+def _write_raw(
+    index: DiskIndex,
+    images: Sequence[Image],
+    definitions: Sequence[Definition],
+    placed: Sequence[StagedLayer],
+    blocks: BlockFile,
+) -> Path:
     """Complete the content of the layers to a file system; returns its path."""
     configs = {image.image_id: image.config for image in images}
-    root = make_store(blocks, index, configs, placed)
+    contents = {definition.container.name: definition.content for definition in definitions}
+    root = make_store(blocks, index, configs, contents, placed)
     shifts = {layer.root: layer.shift for layer in placed}
     unused = [Extent(0, start + layer.shift, count) for layer in placed for _, start, count in layer.unused]
     identity = uuid.UUID(index.content_digest.hex[:32])

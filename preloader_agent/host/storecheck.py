@@ -15,7 +15,7 @@ from preloader_agent.host.storetree import DISK, make_directories, put, store_fi
 from preloader_agent.host.tarstream import DIR, REG
 from preloader_agent.host.treecheck import compare_trees
 from preloader_agent.store.digest import CacheID, DiffID, Link, sha256_digest
-from preloader_agent.store.index import DiskIndex, ImageRecord, encode_index
+from preloader_agent.store.index import MAX_CONTAINER_BYTES, ContainerRecord, DiskIndex, ImageRecord, encode_index
 from preloader_agent.store.layout import LAYERDB_FILE_MODE, PRIVATE_FILE_MODE
 
 _LOST_FOUND = "/lost+found"
@@ -33,6 +33,8 @@ def check_store(filesystem: Ext4, index: DiskIndex, content: bytes) -> Iterator[
     layers = index.layers_by_chain()
     for image in index.images:
         yield from _check_config(filesystem, image, [layers[chain].diff_id for chain in image.chain])
+    for container in index.containers:
+        yield from _check_definition(filesystem, container)
 
 
 def _check_index(filesystem: Ext4, index: DiskIndex, content: bytes) -> Iterator[Fault]:
@@ -74,6 +76,7 @@ def _expected_tree(filesystem: Ext4, index: DiskIndex, content: bytes) -> Node:
     put(root, _LOST_FOUND, Node(DIR))
     files = [(path, mode, len(text)) for path, text, mode in store_files(index) if path != DISK.index_file]
     files.append((DISK.index_file, LAYERDB_FILE_MODE, len(content)))
+    files += [(DISK.container_definition(name), LAYERDB_FILE_MODE, size) for name, size, _ in index.containers]
     for image in index.images:
         path = DISK.image_config(image.image_id)
         files.append((path, PRIVATE_FILE_MODE, _size(filesystem, path)))
@@ -125,6 +128,17 @@ def _check_config(filesystem: Ext4, image: ImageRecord, diff_ids: list[DiffID]) 
         yield Fault(path, f"is damaged: its digest is {digest}, expected that of image {image.name}, {image.image_id}")
     elif _diff_ids(config) != diff_ids:
         yield Fault(path, f"names other layers than the index does for image {image.name}")
+
+
+def _check_definition(filesystem: Ext4, container: ContainerRecord) -> Iterator[Fault]:
+    path = DISK.container_definition(container.name)
+    try:
+        content = filesystem.read(path.encode(), MAX_CONTAINER_BYTES)
+    except InvalidDisk as err:
+        yield fault_of(path, err)
+        return
+    if content is not None and (digest := sha256_digest(content)) != container.digest:
+        yield Fault(path, f"is damaged: its digest is {digest}, the index says {container.digest}")
 
 
 def _diff_ids(config: bytes) -> object:

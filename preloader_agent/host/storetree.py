@@ -13,6 +13,8 @@ from preloader_agent.host.tarstream import REG, SYM
 from preloader_agent.store.digest import ChainID, ImageID, Link
 from preloader_agent.store.index import DiskIndex, LayerRecord, encode_index
 from preloader_agent.store.layout import (
+    CONTAINERS_DIRECTORY,
+    CONTAINERS_MODE,
     LAYER_DIRECTORY_MODE,
     LAYERDB_DIRECTORY_MODE,
     LAYERDB_FILE_MODE,
@@ -36,7 +38,9 @@ class StoreFile(NamedTuple):
 
 
 def store_files(index: DiskIndex) -> Iterator[StoreFile]:
-    """The files that follow from the index: all but image configurations, tar-splits and the layers' trees."""
+    """The files that follow from the index: all but definitions of containers, image configurations, tar-splits and the
+    layers' trees.
+    """
     parents = {
         chain: parent
         for image in index.images
@@ -79,7 +83,11 @@ def _below(chain: ChainID, parents: Mapping[ChainID, ChainID | None]) -> list[Ch
 
 
 def make_store(
-    blocks: BlockFile, index: DiskIndex, configs: Mapping[ImageID, bytes], staged: Sequence[StagedLayer]
+    blocks: BlockFile,
+    index: DiskIndex,
+    configs: Mapping[ImageID, bytes],
+    definitions: Mapping[str, bytes],
+    staged: Sequence[StagedLayer],
 ) -> Node:
     """The tree of a disk, with each layer of the index as it was staged; the content of its files goes to `blocks`."""
     root = make_directories(index)
@@ -88,6 +96,7 @@ def make_store(
         put(root, DISK.diff(record.cache_id), layer.root)
     files = [StoreFile(DISK.tar_split(record.chain_id), layer.tar_split) for record, layer in layers]
     files += [StoreFile(DISK.image_config(image), config, PRIVATE_FILE_MODE) for image, config in configs.items()]
+    files += [StoreFile(DISK.container_definition(name), content) for name, content in definitions.items()]
     for path, content, mode in (*files, *store_files(index)):
         put(root, path, Node(REG, mode, size=len(content), extents=blocks.append([content])))
     return root
@@ -98,6 +107,8 @@ def make_directories(index: DiskIndex) -> Node:
     root = make_directory()
     for path, mode in STORE_DIRECTORIES:
         put(root, path, make_directory(mode))
+    if index.containers:
+        put(root, CONTAINERS_DIRECTORY, make_directory(CONTAINERS_MODE))
     for record in index.layers:
         put(root, DISK.layer(record.cache_id), make_directory(LAYER_DIRECTORY_MODE))
         put(root, DISK.link(record.link), Node(SYM, 0o777, target=link_target(record.cache_id).encode()))

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from preloader_agent.errors import InvalidDisk, InvalidValue
+from preloader_agent.store.containername import checked_name
 from preloader_agent.store.digest import (
     MAX_LAYERS,
     CacheID,
@@ -33,6 +34,7 @@ LABEL_PREFIX = "dpl-"
 MAX_IMAGES, MAX_DISK_LAYERS, MAX_REFERENCES = 1000, 5000, 10_000
 MAX_INDEX_BYTES = 16 << 20
 MAX_CONFIG_BYTES, MAX_CONFIGS_BYTES = 4 << 20, 64 << 20  # one, and all together
+MAX_CONTAINERS, MAX_CONTAINER_BYTES = 100, 1 << 16  # definitions, and bytes of one (tables.MAX_BYTES)
 _MAX_JSON_VALUES = 1 << 18  # Python needs up to 170 bytes for each: 16 MB of `{},` became 460 MB
 _MAX_SIZE = 1 << 56  # bytes; the sum of 125 layers fits the 63 bits that dockerd has for it
 
@@ -78,17 +80,27 @@ class ImageRecord(NamedTuple):
         return self.references[0] if self.references else self.image_id.hex[:12]
 
 
+class ContainerRecord(NamedTuple):
+    """The definition of a container that is to be a service: the disk's file `containers/NAME.toml`."""
+
+    name: str
+    size: int
+    digest: Digest
+
+
 class DiskIndex(NamedTuple):
     """What is on a disk. Images and layers are sorted; a layer that images share stands once."""
 
     images: tuple[ImageRecord, ...]
     layers: tuple[LayerRecord, ...]
     created_by: str
+    containers: tuple[ContainerRecord, ...] = ()
 
     @property
     def content_digest(self) -> Digest:
-        """What two disks with the same images and references have in common, and no others."""
-        return content_digest((image.image_id, image.references, image.repo_digests) for image in self.images)
+        """What two disks with the same images, references and containers have in common, and no others."""
+        images = ((image.image_id, image.references, image.repo_digests) for image in self.images)
+        return content_digest(images, self.containers)
 
     @property
     def label(self) -> str:
@@ -100,10 +112,17 @@ class DiskIndex(NamedTuple):
         return {layer.chain_id: layer for layer in self.layers}
 
 
-def content_digest(images: Iterable[tuple[ImageID, Iterable[Reference], Iterable[Reference]]]) -> Digest:
-    """The digest of the format and of each image's ID, references and repo digests, whatever their order."""
+def content_digest(
+    images: Iterable[tuple[ImageID, Iterable[Reference], Iterable[Reference]]],
+    containers: Iterable[ContainerRecord] = (),
+) -> Digest:
+    """The digest of the format, of each image's ID, references and repo digests, and of each container's name and
+    definition, whatever their order. A disk without containers has the digest that it had before there were any.
+    """
     content = sorted([image, sorted(references), sorted(repo_digests)] for image, references, repo_digests in images)
-    return sha256_digest(json.dumps([FORMAT, content], separators=(",", ":")).encode())
+    definitions = sorted([container.name, container.digest] for container in containers)
+    document = [FORMAT, content, definitions] if definitions else [FORMAT, content]
+    return sha256_digest(json.dumps(document, separators=(",", ":")).encode())
 
 
 def disk_label(digest: Digest) -> str:
@@ -116,7 +135,7 @@ def encode_index(index: DiskIndex) -> bytes:
 
     A reader needs no `checksum`: it is there so that damage to any byte can be found, by encoding the index again.
     """
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "content_digest": index.content_digest,
         "created_by": index.created_by,
@@ -133,6 +152,8 @@ def encode_index(index: DiskIndex) -> bytes:
         ],
         "layers": [layer._asdict() for layer in index.layers],
     }
+    if index.containers:
+        document["containers"] = [container._asdict() for container in index.containers]
     checksum = sha256_digest(json.dumps(document, separators=(",", ":")).encode())
     return json.dumps({**document, "checksum": checksum}, indent=1).encode() + b"\n"
 
@@ -148,7 +169,8 @@ def parse_index(content: bytes, disk: str) -> DiskIndex:
             )
         layers = tuple(_parse_layer(layer) for layer in document["layers"])
         images = tuple(_parse_image(image) for image in document["images"])
-        index = DiskIndex(images, layers, checked_text(document.get("created_by", "")))
+        containers = tuple(_parse_container(container) for container in document.get("containers", ()))
+        index = DiskIndex(images, layers, checked_text(document.get("created_by", "")), containers)
         check_index(index)
         if document["content_digest"] != index.content_digest:
             raise InvalidValue("content digest", document["content_digest"], index.content_digest)
@@ -188,6 +210,13 @@ def _parse_image(image: dict[str, Any]) -> ImageRecord:
     )
 
 
+def _parse_container(container: dict[str, Any]) -> ContainerRecord:
+    size = checked_size(container["size"])
+    if size > MAX_CONTAINER_BYTES:
+        raise InvalidValue("size of a container's definition", size, f"at most {MAX_CONTAINER_BYTES} bytes")
+    return ContainerRecord(checked_name(container["name"]), size, Digest(container["digest"]))
+
+
 def check_index(index: DiskIndex) -> None:
     """Nothing stands twice or is too much, and the layers are those of the images, each with the ChainID that follows.
 
@@ -197,6 +226,7 @@ def check_index(index: DiskIndex) -> None:
     for kind, ids, number, limit in (
         ("layers", layers.keys(), len(index.layers), MAX_DISK_LAYERS),
         ("images", {image.image_id for image in index.images}, len(index.images), MAX_IMAGES),
+        ("containers", {each.name for each in index.containers}, len(index.containers), MAX_CONTAINERS),
     ):
         if number > limit:
             raise InvalidValue(f"number of {kind}", number, f"at most {limit}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from preloader_agent.store.digest import CacheID, ChainID, ImageID, Link
 
 INDEX_NAME = "preload.json"
+CONTAINERS_DIRECTORY, CONTAINERS_MODE = "containers", 0o755  # of definitions, on a disk that has some
 
 # Directories of a store, parents first, with their modes.
 STORE_DIRECTORIES = (
@@ -42,6 +43,10 @@ class Store(NamedTuple):
     def index_file(self) -> str:
         """The index of a disk; a data root has none."""
         return f"{self.root}/{INDEX_NAME}"
+
+    def container_definition(self, name: str) -> str:
+        """On a disk, the definition of a container that is to be a service."""
+        return f"{self.root}/{CONTAINERS_DIRECTORY}/{name}.toml"
 
     @property
     def repositories(self) -> str:

@@ -28,8 +28,9 @@ EXPECTED = {
     "preloader_agent.guest.released", "preloader_agent.guest.releases", "preloader_agent.guest.report",
     "preloader_agent.guest.restart", "preloader_agent.guest.settings", "preloader_agent.guest.storestate",
     "preloader_agent.guest.sync", "preloader_agent.guest.unitfiles", "preloader_agent.guest.wake",
-    "preloader_agent.store", "preloader_agent.store.digest", "preloader_agent.store.index",
-    "preloader_agent.store.layout", "preloader_agent.store.reference", "preloader_agent.store.repositories",
+    "preloader_agent.store", "preloader_agent.store.containername", "preloader_agent.store.digest",
+    "preloader_agent.store.index", "preloader_agent.store.layout", "preloader_agent.store.reference",
+    "preloader_agent.store.repositories",
 }  # fmt: skip
 
 # Distributions start Python with site hooks of their own; -S leaves them out, and the path is given by hand.

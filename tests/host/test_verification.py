@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from preloader_agent.errors import InvalidDisk
-from preloader_agent.host.disk import build_disk
+from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.diskimage import RawImage
 from preloader_agent.host.ext4.layout import BLOCK_SIZE, DESCRIPTOR_SIZE, INODE_SIZE
 from preloader_agent.host.ext4.reader import Ext4
@@ -100,7 +100,10 @@ class Memory:
 @pytest.fixture(scope="module")
 def tiny_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    build_disk([write_docker_archive([tiny_image()], folder / "tiny.tar")], folder / "tiny.qcow2")
+    container = folder / "web.toml"
+    container.write_text('image = "tiny:1"\n')
+    options = BuildOptions(containers=(container,))
+    build_disk([write_docker_archive([tiny_image()], folder / "tiny.tar")], folder / "tiny.qcow2", options)
     return convert_to_raw(folder / "tiny.qcow2")
 
 
@@ -241,6 +244,7 @@ SMALL_FILES = {
     of_record(0, "cache-id"): None,
     of_record(1, "parent"): None,
     of_record(0, "size"): None,
+    TOP.container_definition("web"): None,
 }
 
 

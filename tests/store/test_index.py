@@ -11,7 +11,10 @@ import pytest
 from preloader_agent.errors import InvalidDisk
 from preloader_agent.store.digest import CacheID, DiffID, ImageID, Link, chain_ids, sha256_digest
 from preloader_agent.store.index import (
+    MAX_CONTAINER_BYTES,
+    MAX_CONTAINERS,
     MAX_IMAGES,
+    ContainerRecord,
     DiskIndex,
     ImageRecord,
     LayerRecord,
@@ -37,7 +40,8 @@ IMAGE = ImageRecord(
     30,
 )
 SCRATCH = ImageRecord(ImageID(sha256_digest(b"scratch")), (), (), Platform("linux", "amd64"), (), 0)
-INDEX = DiskIndex((IMAGE, SCRATCH), LAYERS, "docker-preloader 0.1")
+CONTAINERS = tuple(ContainerRecord(name, 20, sha256_digest(name.encode())) for name in ("db", "web"))
+INDEX = DiskIndex((IMAGE, SCRATCH), LAYERS, "docker-preloader 0.1", CONTAINERS)
 
 Document = dict[str, Any]
 
@@ -63,18 +67,27 @@ def test_empty_disk() -> None:
 def test_unknown_fields_are_ignored() -> None:
     changed = document()
     changed["future"] = {"a": 1}
-    for record in (*changed["images"], *changed["layers"]):
+    for record in (*changed["images"], *changed["layers"], *changed["containers"]):
         record["future"] = [1, 2]
     assert parse(changed) == INDEX
 
 
 def test_label_follows_from_the_content() -> None:
     """Not from the order of images, nor from who wrote the disk."""
-    other = INDEX._replace(images=(SCRATCH, IMAGE), created_by="somebody else")
+    other = INDEX._replace(images=(SCRATCH, IMAGE), created_by="somebody else", containers=CONTAINERS[::-1])
     assert other.label == INDEX.label == "dpl-" + INDEX.content_digest.hex[:12]
     assert len(INDEX.label.encode()) == 16
     renamed = INDEX._replace(images=(IMAGE._replace(references=(Reference("app:2"),)), SCRATCH))
     assert renamed.label != INDEX.label
+    web = CONTAINERS[1]
+    for changed in (web._replace(name="www"), web._replace(digest=CONTAINERS[0].digest)):
+        assert INDEX._replace(containers=(CONTAINERS[0], changed)).label != INDEX.label
+
+
+def test_a_disk_without_containers_is_as_it_was_before_there_were_any() -> None:
+    without = INDEX._replace(containers=())
+    assert "containers" not in json.loads(encode_index(without))
+    assert parse_index(encode_index(without), "disk x") == without
 
 
 def test_content_digest_is_that_of_format_1() -> None:
@@ -84,6 +97,9 @@ def test_content_digest_is_that_of_format_1() -> None:
     assert content_digest((i.image_id, i.references, i.repo_digests) for i in INDEX.images) == sha256_digest(
         text.encode()
     )
+    definitions = [[container.name, container.digest] for container in CONTAINERS]
+    text = json.dumps([1, sorted(content), definitions], separators=(",", ":"))
+    assert INDEX.content_digest == sha256_digest(text.encode())
 
 
 def test_image_is_called_by_its_first_reference_or_its_id() -> None:
@@ -160,6 +176,17 @@ HOSTILE = {
     "many references": change("images", 0, "references", to=[f"app:{number}" for number in range(10_001)]),
     "many values": change("future", to=[0] * (1 << 19)),
     "newline in the creator": change("created_by", to="a\nb"),
+    "containers are null": change("containers", to=None),
+    "containers are a text": change("containers", to="web"),
+    "a container is a list": change("containers", 0, to=[]),
+    "a container's name is a path": change("containers", 0, "name", to="../../etc/cron.d/x"),
+    "a container's name is ours": change("containers", 0, "name", to="preloader-merge"),
+    "a container's name is no text": change("containers", 0, "name", to=["db"]),
+    "a container without a digest": remove("containers", 0, "digest"),
+    "another digest of a container": change("containers", 0, "digest", to=f"sha256:{'0' * 64}"),
+    "a long definition": change("containers", 0, "size", to=MAX_CONTAINER_BYTES + 1),
+    "two containers of a name": change("containers", 0, "name", to="web"),
+    "containers left out": remove("containers"),
 }
 
 
@@ -203,3 +230,11 @@ def test_more_images_than_docker_shall_wait_for_are_refused() -> None:
     assert parse_index(encode_index(DiskIndex(images[:MAX_IMAGES], (), "")), "disk x").images == images[:MAX_IMAGES]
     with pytest.raises(InvalidDisk, match="number of images: expected at most 1000, found 10000"):
         parse_index(encode_index(DiskIndex(images, (), "")), "disk x")
+
+
+def test_more_containers_than_a_guest_shall_run_are_refused() -> None:
+    containers = tuple(CONTAINERS[0]._replace(name=f"c{number}") for number in range(MAX_CONTAINERS + 1))
+    most = INDEX._replace(containers=containers[:-1])
+    assert parse_index(encode_index(most), "disk x") == most
+    with pytest.raises(InvalidDisk, match="number of containers: expected at most 100, found 101"):
+        parse_index(encode_index(INDEX._replace(containers=containers)), "disk x")

@@ -36,6 +36,15 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the disk's i
 )
 @click.option("--name", metavar="NAME", help="Name the one image that has no name.")
 @click.option(
+    "--container",
+    "containers",
+    metavar="NAME.toml",
+    multiple=True,
+    type=_INPUT,
+    shell_complete=complete_file,
+    help="Bring a container that runs as a service in guests with containers_from_disks=yes.",
+)
+@click.option(
     "--compress", "compression", type=click.Choice(["zstd"]), help="Compress the disk, for storage and transfer."
 )
 @click.option(
@@ -111,12 +120,16 @@ def _print_index(index: DiskIndex, disk: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"disk": str(disk), "label": index.label, **document}))
         return
     counts = f"{count(len(index.images), 'image')}, {count(len(index.layers), 'layer')}"
+    if index.containers:
+        counts += f", {count(len(index.containers), 'container')}"
     click.echo(f"{disk}: label {index.label}, {counts}, {human_size(disk.stat().st_size)}")
     rows = [
         ("IMAGE", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE"),
         *(row for image in index.images for row in _rows(image)),
     ]
     print_table(rows)
+    if index.containers:
+        print_table([("CONTAINER", "SIZE"), *((each.name, human_size(each.size)) for each in index.containers)])
 
 
 def _rows(image: ImageRecord) -> Iterator[tuple[str, ...]]:
