@@ -18,13 +18,7 @@ from preloader_agent.errors import ToolMissing
 CODE = "usr/lib/docker-preloader"
 LIST = f"{CODE}/installed-files"  # what stands outside of that folder, one path a line, for the next install
 _COMMAND = "usr/bin/docker-preloader"
-_PROGRAM = f"""\
-#!/usr/bin/python3 -I
-import sys
-sys.path.insert(0, "/{CODE}")
-from preloader_agent.guest.cli import main
-main()
-"""
+_LAUNCHER = Path(__file__).parent / "parts" / "launcher"  # the packages' commands are made from it, too
 _MODULES = ("__init__.py", "errors.py", "store/*.py", "guest/*.py")
 _UNITS = "usr/lib/systemd/system"
 # Where each file goes in a guest, by where it is in a checkout. zsh is left out: each distribution has another place.
@@ -64,13 +58,18 @@ def list_agent_files() -> list[Entry]:
 
     Raises ToolMissing when this package is installed without the units.
     """
-    outside: list[Entry] = [File(_COMMAND, _PROGRAM.encode(), 0o755)]
+    outside: list[Entry] = [_command()]
     for path, place in _shared_files():
         outside.append(File(f"{place}/{path.name}", path.read_bytes()))
         if path.suffix == ".service":
             outside += _enabling_links(path)
     listed = "".join(f"{entry.path}\n" for entry in outside)
     return [*_list_code(), File(LIST, listed.encode()), *outside]
+
+
+def _command() -> File:
+    program = _LAUNCHER.read_text().replace("@FOLDER@", f"/{CODE}").replace("@MODULE@", "preloader_agent.guest.cli")
+    return File(_COMMAND, program.encode(), 0o755)
 
 
 def _list_code() -> Iterator[File]:
