@@ -26,6 +26,13 @@ def main() -> None:
     except PreloaderError as err:
         log.error("docker-preloader: %s", err)
         status = err.exit_code
+    except ModuleNotFoundError as err:
+        log.error(
+            "docker-preloader: Python has no module %s: run pip install 'preloader-agent[guest]', "
+            "or install the package docker-preloader of your distribution",
+            err.name,
+        )
+        status = EXIT_FAILED
     except OSError as err:
         hint = "; run it as root" if isinstance(err, PermissionError) else ""
         log.error("docker-preloader: %s: %s%s", err.filename or "system call", err.strerror or err, hint)

@@ -110,7 +110,7 @@ def test_the_long_description_is_the_readme_and_renders(distributions: Distribut
     assert "<h1" in (render(text) or "")
 
 
-def test_without_the_host_part(environment: Environment, distributions: Distributions) -> None:
+def test_without_the_host_part(environment: Environment, distributions: Distributions, tmp_path: Path) -> None:
     before = environment.files()
     environment.pip("install", distributions.wheel)
     assert environment("docker-preloader", "--version").strip() == __version__
@@ -118,6 +118,15 @@ def test_without_the_host_part(environment: Environment, distributions: Distribu
         said = environment(command[0], *command[1:], "--version", ok=[1])
         assert said.startswith("preloader: Python has no module ")
         assert "pip install 'preloader-agent[host]'" in said
+    (tmp_path / "docker").mkdir()
+    state = ["--run-dir", tmp_path / "run"]
+    environment(
+        "docker-preloader", "sync", "--docker-root", tmp_path / "docker", *state
+    )  # the standard library will do
+    for words in (["sync"], ["run"], ["status", "--json", *state]):
+        said = environment("docker-preloader", *words, ok=[1])
+        assert said.startswith("docker-preloader: Python has no module ")
+        assert "pip install 'preloader-agent[guest]'" in said
     environment.pip("uninstall", "--yes", "preloader-agent")
     assert environment.files() - before == set()
 
