@@ -35,11 +35,14 @@ _GUEST_SOURCES = (
     "preloader_agent/host/vm/config.py",
     "preloader_agent/__init__.py",
     "preloader_agent/errors.py",
+    "preloader_agent/tables.py",
+    "preloader_agent/containers",
     "preloader_agent/guest",
     "preloader_agent/store",
     "units",
     "docs/docker-preloader.8",
     "docs/docker-preloader.conf.5",
+    "docs/docker-preloader-containers.5",
     "completions",
 )
 _KEPT = 6  # of each kind; two for each suite

@@ -30,14 +30,21 @@ python3Packages.buildPythonApplication {
   ];
   makeWrapperArgs = [ "--prefix PATH : ${lib.makeBinPath [ qemu-utils ]}" ];
 
-  # Where NixOS looks for the units and rules of a package, with the programs where this one has them.
+  # Where NixOS looks for the units, generators and rules of a package (`systemd.packages` brings the generators along),
+  # with the programs where this one has them, and Docker's where a machine has it: systemd's own path has no other's.
   postInstall = ''
     install -D -m 644 -t $out/lib/systemd/system units/*.service
     install -D -m 644 -t $out/lib/udev/rules.d units/*.rules
-    substituteInPlace $out/lib/systemd/system/*.service \
+    install -D -m 755 -t $out/lib/systemd/system-generators units/*-generator
+    substituteInPlace $out/lib/systemd/system/*.service $out/lib/systemd/system-generators/* \
       --replace-fail "/usr/bin/python3 -I /usr/bin/docker-preloader" $out/bin/docker-preloader
     substituteInPlace $out/lib/systemd/system/docker-preloader.service \
       --replace-fail /bin/kill ${coreutils}/bin/kill
+    modules=$out/${python3Packages.python.sitePackages}/preloader_agent
+    substituteInPlace $modules/guest/generator.py \
+      --replace-fail 'sys.executable, "-I", os.path.abspath(sys.argv[0])' "\"$out/bin/docker-preloader\","
+    substituteInPlace $modules/containers/unit.py \
+      --replace-fail 'DOCKER = "docker"' 'DOCKER = "/run/current-system/sw/bin/docker"'
   '';
 
   # The tests need root, disks and images: `make test` in the repository runs them.

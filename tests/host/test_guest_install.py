@@ -36,6 +36,7 @@ from tests.tree import Node, Tree, describe_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = b"usr/lib/docker-preloader"
+GENERATOR = b"usr/lib/systemd/system-generators/docker-preloader-generator"
 WANTS = b"etc/systemd/system/docker.service.wants"
 OURS = sys.version_info.minor
 
@@ -103,12 +104,13 @@ def test_what_is_put_in(root: Path, install: Install) -> None:
     assert installed.warnings == ()
     new = added(after, before)
     modes = {path: f"{node.type} {node.mode:o}" for path, node in new.items()}
-    assert modes[b"usr/bin/docker-preloader"] == "file 755"
+    assert modes[b"usr/bin/docker-preloader"] == modes[GENERATOR] == "file 755"
     assert {mode for path, mode in modes.items() if path.startswith(CODE)} == {"file 644", "directory 755"}
-    assert modes[b"usr/lib/udev"] == modes[WANTS] == "directory 755"
+    assert modes[b"usr/lib/udev"] == modes[WANTS] == modes[b"etc/docker-preloader/containers.d"] == "directory 755"
     outside = sorted(path for path, mode in modes.items() if not path.startswith(CODE) and mode.startswith("file"))
     assert outside == [
         b"usr/bin/docker-preloader",
+        GENERATOR,
         b"usr/lib/systemd/system-preset/80-docker-preloader.preset",
         b"usr/lib/systemd/system/docker-preloader-merge.service",
         b"usr/lib/systemd/system/docker-preloader.service",
@@ -145,6 +147,7 @@ def test_units_are_enabled(root: Path, install: Install) -> None:
 
 def test_installing_twice_gives_the_same(root: Path, install: Install, tmp_path: Path) -> None:
     _, once = install(root)
+    write(once / "etc/docker-preloader/containers.d/web.toml", b"the user's")
     _, twice = install(make_copy(once, tmp_path / "twice"))
     assert content(describe_tree(twice)) == content(describe_tree(once))
 

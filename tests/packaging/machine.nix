@@ -65,6 +65,7 @@ let
       )
       // {
         buildPythonApplication = application: application;
+        python.sitePackages = "lib/python3/site-packages";
       };
   };
 

@@ -9,6 +9,7 @@ import configparser
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,15 @@ from tests.packaging.conftest import REPOSITORY
 
 NIXOS = REPOSITORY / "packaging" / "nixos"
 DISK = "/disk/images.qcow2"
+# What a file of the built package is made of.
+UNITS = REPOSITORY / "units"
+SUBSTITUTED = {
+    "$out/lib/systemd/system/*.service": list(UNITS.glob("*.service")),
+    "$out/lib/systemd/system/docker-preloader.service": [UNITS / "docker-preloader.service"],
+    "$out/lib/systemd/system-generators/*": list(UNITS.glob("*-generator")),
+    "$modules/guest/generator.py": [REPOSITORY / "preloader_agent/guest/generator.py"],
+    "$modules/containers/unit.py": [REPOSITORY / "preloader_agent/containers/unit.py"],
+}
 
 
 def python_packages() -> set[str]:
@@ -120,8 +130,17 @@ def test_the_package() -> None:
     package = evaluate()["package"]
     assert package["version"] == __version__
     assert set(package["dependencies"]) == python_packages()
-    # What is replaced in the units, or building the package fails.
-    replaced = re.findall(r'--replace-fail (?:"(.*?)"|(\S+)) ', package["postInstall"])
-    agent = (REPOSITORY / "units" / "docker-preloader.service").read_text()
-    assert len(replaced) == 2
-    assert all((quoted or word) in agent for quoted, word in replaced)
+
+
+def test_what_the_package_replaces_is_there() -> None:
+    """Or else building it fails."""
+    replaced: dict[str, list[str]] = {}
+    for command in evaluate()["package"]["postInstall"].replace("\\\n", "").splitlines():
+        name, *words = shlex.split(command)
+        if name == "substituteInPlace":
+            files = words[: words.index("--replace-fail")]
+            replaced |= {file: [*replaced.get(file, []), words[len(files) + 1]] for file in files}
+    for file, texts in replaced.items():
+        for path in SUBSTITUTED[file]:
+            assert [text for text in texts if text not in path.read_text()] == [], path
+    assert replaced.keys() == SUBSTITUTED.keys()

@@ -11,7 +11,7 @@ import pytest
 
 from preloader_agent import __version__
 from preloader_agent.errors import CommandFailed
-from preloader_agent.host.guests.agentfiles import CODE, File, list_agent_files
+from preloader_agent.host.guests.agentfiles import CODE, FOLDERS, File, list_agent_files
 from preloader_agent.host.run import run
 from tests.host.guesttrees import make_guest
 from tests.packaging.conftest import REPOSITORY, Distributions
@@ -66,6 +66,8 @@ def test_a_guest_gets_what_guest_install_puts_there(packages: Packages) -> None:
         assert (packages.root / path).read_bytes() == entry.content
         assert modes[path] == f"100{entry.mode:o}", path
     assert modes["usr/bin/docker-preloader"] == "100755"
+    for folder in FOLDERS:
+        assert modes[folder] == "40755"
     code = {path for path in modes if path.startswith(GUEST_CODE)}
     assert not [path for path in code if "host" in Path(path).parts]
     assert f"{GUEST_CODE}/preloader_agent/guest/__pycache__" in code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,4 +93,5 @@ def check_guest_install(root: Root) -> None:
     root.succeed("preloader guest install --root /tmp/guest")
     for path in ("usr/bin/docker-preloader", "usr/lib/systemd/system/docker-preloader.service"):
         assert (guest / path).is_file()
+    assert os.access(guest / "usr/lib/systemd/system-generators/docker-preloader-generator", os.X_OK)
     assert (guest / "usr/share/man/man8/docker-preloader.8").is_file()

@@ -16,18 +16,21 @@ import preloader_agent
 from preloader_agent.errors import ToolMissing
 
 CODE = "usr/lib/docker-preloader"
+FOLDERS = ("etc/docker-preloader/containers.d",)  # of the user's, empty at first
 LIST = f"{CODE}/installed-files"  # what stands outside of that folder, one path a line, for the next install
 _COMMAND = "usr/bin/docker-preloader"
 _LAUNCHER = Path(__file__).parent / "parts" / "launcher"  # the packages' commands are made from it, too
-_MODULES = ("__init__.py", "errors.py", "store/*.py", "guest/*.py")
+_MODULES = ("__init__.py", "errors.py", "tables.py", "containers/*.py", "store/*.py", "guest/*.py")
 _UNITS = "usr/lib/systemd/system"
+_GENERATORS = "usr/lib/systemd/system-generators"
 # Where each file goes in a guest, by where it is in a checkout. zsh is left out: each distribution has another place.
 _PLACES = {
     "units/*.service": _UNITS,
+    "units/*-generator": _GENERATORS,
     "units/*.preset": "usr/lib/systemd/system-preset",
     "units/*.rules": "usr/lib/udev/rules.d",
     "docs/docker-preloader.8": "usr/share/man/man8",
-    "docs/docker-preloader.conf.5": "usr/share/man/man5",
+    "docs/docker-preloader*.5": "usr/share/man/man5",
     "completions/bash/docker-preloader": "usr/share/bash-completion/completions",
     "completions/fish/docker-preloader.fish": "usr/share/fish/vendor_completions.d",
 }
@@ -60,7 +63,8 @@ def list_agent_files() -> list[Entry]:
     """
     outside: list[Entry] = [_command()]
     for path, place in _shared_files():
-        outside.append(File(f"{place}/{path.name}", path.read_bytes()))
+        mode = 0o755 if place == _GENERATORS else 0o644  # pip installs it without its mode
+        outside.append(File(f"{place}/{path.name}", path.read_bytes(), mode))
         if path.suffix == ".service":
             outside += _enabling_links(path)
     listed = "".join(f"{entry.path}\n" for entry in outside)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from preloader_agent.errors import InvalidGuest
-from preloader_agent.host.guests.agentfiles import CODE, LIST, Entry
+from preloader_agent.host.guests.agentfiles import CODE, FOLDERS, LIST, Entry
 from preloader_agent.host.guests.roottree import RootTree, place, resolve, walk_up
 
 _MAX_LIST = 1 << 16  # bytes of an older install's list; ours has some hundred
@@ -50,7 +50,9 @@ def _list_old(tree: RootTree, paths: Sequence[str]) -> list[str]:
 
 
 def _list_new_folders(tree: RootTree, entries: Sequence[Entry], removed: Collection[str]) -> Iterator[str]:
-    folders = {str(folder): None for entry in entries for folder in reversed(PurePosixPath(entry.path).parents[:-1])}
+    needed = [PurePosixPath(entry.path).parent for entry in entries]
+    needed += [PurePosixPath(resolve(tree, path)) for path in FOLDERS]
+    folders = {str(part): None for folder in needed for part in reversed((folder, *folder.parents)[:-1])}
     for path in folders:
         if path in removed or not tree.has(path):
             yield path
