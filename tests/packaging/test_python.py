@@ -119,7 +119,7 @@ def test_without_the_host_part(environment: Environment, distributions: Distribu
         assert said.startswith("preloader: Python has no module ")
         assert "pip install 'preloader-agent[host]'" in said
     (tmp_path / "docker").mkdir()
-    state = ["--run-dir", tmp_path / "run"]
+    state = ["--run-dir", str(tmp_path / "run")]
     environment(
         "docker-preloader", "sync", "--docker-root", tmp_path / "docker", *state
     )  # the standard library will do

@@ -22,9 +22,19 @@ from tests.images import app_image, busybox_image
 RESTART_DOCKER = "systemctl reset-failed docker && systemctl restart docker"
 NEWER = "0.1.0+newer"
 DPKG = "DEBIAN_FRONTEND=noninteractive dpkg"
+PIDS = "docker inspect --format '{{.State.Pid}}' own worker web; systemctl show -p MainPID docker docker-web"
 RUN = "docker run --network none"
 SLEEP = "/bin/busybox sleep 10000"
 DETACHED = f"{RUN} --detach --stop-signal KILL"  # it is its container's first process, and would not mind another
+# A container that is a service, on an image of the disk.
+DESCRIPTION = """image = "busybox:test"
+cmd = ["/bin/busybox", "sleep", "10000"]
+pull = "never"
+networks = ["none"]
+run_options = ["--stop-signal=KILL"]
+"""
+DESCRIBE = f"echo '{DESCRIPTION}' >/etc/docker-preloader/containers.d/web.toml && systemctl daemon-reload"
+START = "systemctl start docker-web && docker inspect --format '{{.State.Running}}' web"
 UNITS = ("docker-preloader.service", "docker-preloader-merge.service")
 # What changes by itself, and what a container that is started again has anew.
 CHANGING = ("/mnt", "/run/containerd", "/run/credentials", "/run/docker", "/run/log", "/run/systemd", "/run/udev")
@@ -113,16 +123,19 @@ def test_an_install_disturbs_no_container_and_enables_the_units(vm: Vm) -> None:
     check_docker_works(vm)
 
 
+def test_a_container_is_a_service_at_once(vm: Vm) -> None:
+    assert vm.succeed(f"{DESCRIBE} && {START}").strip() == "true"
+
+
 def test_an_upgrade_is_not_noticed_by_containers(vm: Vm) -> None:
     vm.succeed(f"{DETACHED} --name worker busybox:test {SLEEP}")
-    pids = vm.succeed("docker inspect --format '{{.State.Pid}}' own worker; systemctl show -p MainPID docker")
+    pids = vm.succeed(PIDS)
     agent, images = vm.succeed("systemctl show -p MainPID docker-preloader"), images_of(vm)
     vm.succeed(f"{DPKG} --install /mnt/debs/newer.deb")
     assert NEWER in vm.succeed("dpkg-query --show docker-preloader")
     assert vm.succeed("systemctl is-active docker-preloader").strip() == "active"
     assert vm.succeed("systemctl show -p MainPID docker-preloader") != agent
-    after = vm.succeed("docker inspect --format '{{.State.Pid}}' own worker; systemctl show -p MainPID docker")
-    assert after == pids
+    assert vm.succeed(PIDS) == pids
     assert images_of(vm) == images
     assert vm.succeed(f"{RUN} --rm --user 0 app:1 /bin/busybox echo ok").strip() == "ok"
     check_docker_works(vm)
@@ -135,6 +148,7 @@ def test_a_removal_takes_the_images_out_whatever_uses_them(vm: Vm) -> None:
     said = vm.succeed(f"{DPKG} --remove docker-preloader")
     assert "Restarting Docker without the images of disks" in said
     assert "docker rmi" not in said
+    assert vm.succeed("systemctl list-units --all --plain --no-legend 'docker-web*'") == ""
     vm.wait_until_succeeds("docker inspect --format '{{.State.Running}}' own | grep true")
     assert images_of(vm) == {"own:1"}
     check_is_gone(vm)
@@ -145,6 +159,7 @@ def test_nothing_of_the_users_is_lost_with_it(vm: Vm) -> None:
     vm.succeed(f"{DPKG} --install /mnt/debs/newer.deb && {RESTART_DOCKER}")
     assert images_of(vm) == {"own:1", "mine:1", *busybox_image().references, *app_image().references}
     assert set(vm.succeed("docker ps --all --format '{{.Names}}'").split()) == {"own", "worker", "kept"}
+    assert vm.succeed(START).strip() == "true"
     assert vm.succeed("docker cp kept:/mine - | tar --extract --to-stdout").strip() == "precious"
     assert vm.succeed("docker start kept").strip() == "kept"
     assert vm.succeed(f"{RUN} --rm mine:1 /bin/busybox echo back").strip() == "back"
