@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -93,24 +93,46 @@ def run_aloud(argv: Sequence[str | Path], say: Callable[[str], None]) -> None:
 
     Raises CommandFailed with what it printed on standard error; if it succeeds, that is passed on as well.
     """
-    words = [str(word) for word in argv]
-    with open(os.memfd_create("stderr"), "w+b") as errors:
-        with subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment()
-        ) as program:
+    with _kept_errors() as errors:
+        with _checked(argv, errors, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as program:
             assert program.stdout is not None
-            try:
-                for line in program.stdout:
-                    say(line.decode(errors="replace").rstrip())
-            except BaseException:
-                program.kill()
-                raise
-        errors.seek(0)
-        said = errors.read().decode(errors="replace")
+            for line in program.stdout:
+                say(line.decode(errors="replace").rstrip())
+        for warning in _read_text(errors).splitlines():
+            say(warning)
+
+
+def feed(argv: Sequence[str | Path], chunks: Iterable[bytes]) -> None:
+    """Run a program to its end with a stream of ours as its standard input. Raises CommandFailed."""
+    with _kept_errors() as errors:
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        with _checked(argv, errors, **streams) as program, suppress(BrokenPipeError):  # it says itself why it ended
+            assert program.stdin is not None
+            program.stdin.writelines(chunks)
+            program.stdin.close()
+
+
+def _kept_errors() -> IO[bytes]:
+    return open(os.memfd_create("stderr"), "w+b")
+
+
+def _read_text(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    return errors.read().decode(errors="replace")
+
+
+@contextmanager
+def _checked(argv: Sequence[str | Path], errors: IO[bytes], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A program for a block, whose end waits for it. Raises CommandFailed with what it said on standard error."""
+    words = [str(word) for word in argv]
+    with _start(words, stderr=errors, **streams) as program:
+        try:
+            yield program
+        except BaseException:
+            program.kill()
+            raise
     if program.returncode != 0:
-        raise CommandFailed(words, program.returncode, said[-OUTPUT_TAIL:])
-    for warning in said.splitlines():
-        say(warning)
+        raise CommandFailed(words, program.returncode, _read_text(errors)[-OUTPUT_TAIL:])
 
 
 @contextmanager
@@ -164,6 +186,11 @@ def start_guard(argv: Sequence[str | Path], *, env: Environment) -> subprocess.P
     """Start a program like that, with a pipe from us as its standard input: its end of file is our end."""
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return _start(argv, env, stdin=subprocess.PIPE, start_new_session=True, **silent)
+
+
+def start_attended(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program like that, with a pipe to us as its standard output as well; its errors go to `log`."""
+    return _start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
 
 
 def _start(argv: Sequence[str | Path], env: Environment | None = None, **options: Any) -> subprocess.Popen[bytes]:
