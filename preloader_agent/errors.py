@@ -11,7 +11,8 @@
     |-- ToolError              another program failed: exit code 1
     |   |-- ToolMissing        it is not installed
     |   |-- WheelMissing       pip has none of a Python package for a guest
-    |   `-- CommandFailed      it ran and reported a failure
+    |   |-- CommandFailed      it ran and reported a failure
+    |   `-- ScriptFailed       it is a script of the user's
     |-- ReleaseExpired         the packages of a Debian mirror are older than they may be
     |-- NoSpace                there is no room for what is written
     |-- MountError             mount(2) or umount(2) failed
@@ -171,6 +172,19 @@ class CommandFailed(ToolError):
     def __str__(self) -> str:
         how = f"exit status {self.status}" if self.status >= 0 else f"signal {-self.status}"
         return f"{' '.join(self.argv)}: {how}: {self.output or 'no output'}"
+
+
+class ScriptFailed(ToolError):
+    """A script of the user's, which has a name, reported a failure."""
+
+    def __init__(self, name: str, status: int, output: str) -> None:
+        super().__init__(name, status, output)
+        self.name = name
+        self.status = status
+        self.output = output.strip()
+
+    def __str__(self) -> str:
+        return f"{self.name}: exit status {self.status}: {self.output or 'no output'}"
 
 
 class ReleaseExpired(PreloaderError):

@@ -1,0 +1,85 @@
+"""A machine in which an image is unpacked, and a script is real root: that of a guest, which is thrown away.
+
+The guest is anybody's: it needs qemu-guest-agent, overlayfs, GNU tar, e2fsprogs and util-linux, which guests of
+`preloader guest build` have. What goes in and comes out are tars on disks without a file system, so that the guest,
+whoever is root there, can write nothing else of the host.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from preloader_agent.errors import VmError
+from preloader_agent.host.diskimage import large_files_folder
+from preloader_agent.host.image.shellparts import part_words
+from preloader_agent.host.scratch import scratch_folder
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Vm
+from preloader_agent.host.vm.syntax import escaped
+
+_FOLDER = "/run/preloader-image"
+_WORK_SIZE = _OUTPUT_SIZE = 256 << 30  # bytes; both take only what is written to them
+_TIMEOUT = 24 * 3600.0  # seconds; whoever does not want to wait that long interrupts us
+_DISK = "/dev/disk/by-id/virtio-"
+_TOTAL = re.compile(r"^Total bytes written: (\d+) ", re.MULTILINE)  # of tar's --totals
+
+
+@dataclass(frozen=True)
+class ScriptMachine:
+    """A running machine, and the file that its output goes to. See overlay.Place."""
+
+    vm: Vm
+    output: Path
+
+    def run(self, script: str) -> str:
+        """See Place."""
+        encoded = base64.b64encode(script.encode()).decode()
+        words = shlex.join(part_words("run-in-overlay", _FOLDER))
+        return self.vm.succeed(f"echo {encoded} | base64 -d | {words}", _TIMEOUT)
+
+    @contextmanager
+    def packed_changes(self) -> Iterator[BinaryIO]:
+        """See Place."""
+        words = shlex.join(part_words("pack-changes", _FOLDER, "--totals"))
+        said = self.vm.succeed(f"{words} >{_DISK}output", _TIMEOUT)
+        total = _TOTAL.search(said)
+        if total is None:
+            raise VmError(f"the guest's tar is not GNU tar: {said}")
+        os.truncate(self.output, int(total[1]))
+        with self.output.open("rb") as packed:
+            yield packed
+
+
+@contextmanager
+def open_machine(config: VmConfig, chunks: Iterable[bytes]) -> Iterator[ScriptMachine]:
+    """A machine with an image's file system, which comes as a tar, for a block. Raises VmError and ToolError.
+
+    What it writes is not kept, and it has no network, whatever the configuration says.
+    """
+    with scratch_folder(large_files_folder()) as folder:
+        given, output = folder / "input", folder / "output"
+        with given.open("wb") as file:
+            file.writelines(chunks)
+        output.touch()
+        os.truncate(output, _OUTPUT_SIZE)
+        words = (*_drive("input", given, "on"), *_drive("output", output, "off"))
+        sealed = replace(config, snapshot=True, network=None, empty_disks=(_WORK_SIZE,), is_interactive=False)
+        with Vm(replace(sealed, qemu_args=(*config.qemu_args, *words))) as vm:
+            vm.wait_booted()
+            vm.succeed(f"mkfs.ext4 -q {_DISK}empty0 && mkdir {_FOLDER} && mount {_DISK}empty0 {_FOLDER}")
+            vm.succeed(f"{shlex.join(part_words('unpack-image', _FOLDER))} <{_DISK}input", _TIMEOUT)
+            yield ScriptMachine(vm, output)
+
+
+def _drive(name: str, path: Path, read_only: str) -> list[str]:
+    """A raw disk, which the guest knows by its serial."""
+    drive = f"file={escaped(path)},format=raw,if=none,id={name},read-only={read_only},discard=unmap"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
