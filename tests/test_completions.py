@@ -37,6 +37,7 @@ COMPLETED = {
     "preloader vm run --disk-interface virtio-s": "preloader vm run --disk-interface virtio-scsi",
     "preloader inspect dis": "preloader inspect disk.qcow2",
     "preloader build ima": "preloader build images.tar",
+    "preloader image merge ima": "preloader image merge images.tar",
     "preloader guest install --image gue": "preloader guest install --image guest.qcow2",
     "preloader detach --qmp vm.q": "preloader detach --qmp vm.qmp",
     "docker-preloader stat": "docker-preloader status",
