@@ -27,6 +27,33 @@ _TYPES = frozenset((REG, LNK, SYM, CHR, BLK, DIR, FIFO))
 _MAX_SYMLINKS = 40  # followed in one path; the kernel's MAXSYMLINKS
 
 
+def trace_path(root: Node, path: bytes, *, follow_last: bool = True) -> list[tuple[bytes, Node]]:
+    """The nodes on the real path to what stands at a path, each with its name, the root first; empty if nothing does.
+
+    Symlinks are followed as in a chroot.
+    """
+    above, left, symlinks = [(b"", root)], path.split(b"/")[::-1], 0
+    while left:
+        name = left.pop()
+        if name == b".." and len(above) > 1:
+            above.pop()
+        if name in (b"", b".", b".."):
+            continue
+        node = (above[-1][1].children or {}).get(name)
+        if node is None:
+            return []
+        if node.type != SYM or not (left or follow_last):
+            above.append((name, node))
+            continue
+        symlinks += 1
+        if symlinks > _MAX_SYMLINKS:
+            return []
+        if node.target.startswith(b"/"):
+            del above[1:]
+        left += node.target.split(b"/")[::-1]
+    return above
+
+
 class LayerTree:
     """The tree of one layer, as far as its members have been added; `unused` is the content of what was replaced.
 
@@ -141,26 +168,8 @@ class LayerTree:
 
     def _follow(self, path: bytes, *, follow_last: bool = True) -> Node | None:
         """What stands at a path, if anything; symlinks are followed as in a chroot."""
-        above, left, symlinks = [self.root], path.split(b"/")[::-1], 0
-        while left:
-            name = left.pop()
-            if name == b".." and len(above) > 1:
-                above.pop()
-            if name in (b"", b".", b".."):
-                continue
-            node = (above[-1].children or {}).get(name)
-            if node is None:
-                return None
-            if node.type != SYM or not (left or follow_last):
-                above.append(node)
-                continue
-            symlinks += 1
-            if symlinks > _MAX_SYMLINKS:
-                return None
-            if node.target.startswith(b"/"):
-                del above[1:]
-            left += node.target.split(b"/")[::-1]
-        return above[-1]
+        found = trace_path(self.root, path, follow_last=follow_last)
+        return found[-1][1] if found else None
 
     def _add_whiteout(self, parent: Node, name: bytes, member: Member) -> None:
         if name in (b"", b".", b"..") or name in _children(parent):
