@@ -94,7 +94,7 @@ def subtract(tree: Node, base: Node, is_same_content: Callable[[Node, Node], boo
             elif node.type == DIR:
                 left.append((path, node, below))
                 if _attributes(node) != _attributes(below):
-                    _directory_at(layer, tree, path)
+                    directory_at(layer, tree, path)
             elif not (_is_same(node, below, is_same_content) and is_linked_alike(node, below)):
                 _put(layer, tree, path, node)
         _remove(layer, tree, folder, new, old)
@@ -106,7 +106,7 @@ def _remove(layer: Node, tree: Node, folder: bytes, new: Node, old: Node) -> Non
     gone = children_of(old).keys() - children_of(new).keys()
     if not gone:
         return
-    directory = _directory_at(layer, tree, folder)
+    directory = directory_at(layer, tree, folder)
     if folder and len(gone) == len(children_of(old)):
         directory.xattrs = {**directory.xattrs, **dict([OPAQUE_XATTR])}
     else:
@@ -115,10 +115,10 @@ def _remove(layer: Node, tree: Node, folder: bytes, new: Node, old: Node) -> Non
 
 def _put(layer: Node, tree: Node, path: bytes, node: Node) -> None:
     folder, _, name = path.rpartition(b"/")
-    children_of(_directory_at(layer, tree, folder))[name] = node
+    children_of(directory_at(layer, tree, folder))[name] = node
 
 
-def _directory_at(layer: Node, tree: Node, path: bytes) -> Node:
+def directory_at(layer: Node, tree: Node, path: bytes) -> Node:
     """The layer's directory at a path; those on the way that it lacks become like the tree's."""
     for name in filter(None, path.split(b"/")):
         tree = children_of(tree)[name]
