@@ -6,7 +6,7 @@ opaque directory all that lower layers have in it. Nothing here recurses: a path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from preloader_agent.host.node import Node, make_directory
@@ -82,23 +82,34 @@ def subtract(tree: Node, base: Node, is_same_content: Callable[[Node, Node], boo
     regular files of the same size. All directories that lead to something have the tree's attributes.
     """
     layer = make_directory()
-    is_linked_alike = _compare_links(tree, base)
+    equal = _equal_files(tree, base, is_same_content)
     left = [(b"", tree, base)]
     while left:
         folder, new, old = left.pop()
         for name, node in children_of(new).items():
             path = folder + b"/" + name if folder else name
             below = children_of(old).get(name)
-            if below is None or below.type != node.type:
-                _put(layer, tree, path, node)
-            elif node.type == DIR:
+            if node.type == DIR and below is not None and below.type == DIR:
                 left.append((path, node, below))
                 if _attributes(node) != _attributes(below):
                     directory_at(layer, tree, path)
-            elif not (_is_same(node, below, is_same_content) and is_linked_alike(node, below)):
+            elif path not in equal:
                 _put(layer, tree, path, node)
         _remove(layer, tree, folder, new, old)
     return layer
+
+
+def _equal_files(tree: Node, base: Node, is_same_content: Callable[[Node, Node], bool]) -> set[bytes]:
+    """The paths of all but directories that are equal in both trees.
+
+    A hard link cannot lead into another layer, so what is equal has the same names in both, too, as far as they are
+    those of equal files.
+    """
+    found, below = dict(walk(tree)), dict(walk(base))
+    pairs = ((path, node, below[path]) for path, node in found.items() if node.type != DIR and path in below)
+    same = {path for path, node, old in pairs if _is_same(node, old, is_same_content)}
+    names, old_names = _names_of(found), _names_of(below)
+    return {path for path in same if names[found[path]] == old_names[below[path]] & same}
 
 
 def _remove(layer: Node, tree: Node, folder: bytes, new: Node, old: Node) -> None:
@@ -131,21 +142,11 @@ def _is_same(node: Node, below: Node, is_same_content: Callable[[Node, Node], bo
 
 
 def _attributes(node: Node) -> tuple[object, ...]:
-    return node.mode, node.uid, node.gid, node.target, node.device, node.size, dict(node.xattrs)
+    return node.type, node.mode, node.uid, node.gid, node.target, node.device, node.size, dict(node.xattrs)
 
 
-def _compare_links(tree: Node, base: Node) -> Callable[[Node, Node], bool]:
-    """What says whether a file has in the tree those names that it had in the base, as far as they are there still.
-
-    A hard link cannot lead into another layer, so all names of a file stand in the same one.
-    """
-    present = {path for path, _ in walk(tree)}
-    names, names_below = _names_of(tree), _names_of(base)
-    return lambda node, below: names[node] == names_below[below] & present
-
-
-def _names_of(tree: Node) -> dict[Node, set[bytes]]:
+def _names_of(nodes: Mapping[bytes, Node]) -> dict[Node, set[bytes]]:
     names: dict[Node, set[bytes]] = {}
-    for path, node in walk(tree):
+    for path, node in nodes.items():
         names.setdefault(node, set()).add(path)
     return names
