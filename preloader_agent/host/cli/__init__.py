@@ -14,6 +14,8 @@ from preloader_agent.host.cli.devices import attach, detach, libvirt_xml_, list_
 from preloader_agent.host.cli.disks import build, inspect, verify
 from preloader_agent.host.cli.guests import guest
 from preloader_agent.host.cli.images import image
+from preloader_agent.host.cli.recipes import build as build_recipe
+from preloader_agent.host.cli.recipes import layered
 from preloader_agent.host.cli.vm import vm
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,6 +29,8 @@ def cli() -> None:
 
 for _command in (build, inspect, verify, attach, detach, list_, libvirt_xml_, image, vm, guest):
     cli.add_command(_command)
+for _command in (build_recipe, layered):
+    image.add_command(_command)
 
 
 def main() -> None:

@@ -1,0 +1,83 @@
+"""The commands that make images of recipes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from preloader_agent.host.cli.output import count, human_size, progress_bar
+from preloader_agent.host.cli.shell import complete_file
+from preloader_agent.host.image.archive import ArchivedImage
+from preloader_agent.host.image.build import build_image, parse_epoch
+from preloader_agent.host.image.layered import DEFAULT_LAYERS, build_layered
+from preloader_agent.host.image.output import STANDARD_OUTPUT
+from preloader_agent.host.image.sources import ReadOptions
+from preloader_agent.store.digest import sha256_digest
+
+_RECIPE = click.argument("recipe", metavar="RECIPE.toml", type=click.Path(path_type=Path), shell_complete=complete_file)
+_OUTPUT = click.option(
+    "-o",
+    "--output",
+    metavar="IMAGE.tar",
+    required=True,
+    type=click.Path(readable=False, allow_dash=True),
+    help="The archive to write, or - for standard output.",
+)
+
+
+@click.command()
+@_RECIPE
+@_OUTPUT
+def build(recipe: Path, output: str) -> None:
+    """Make an image of directories and scripts, as a recipe says, on the image of another archive or on nothing.
+
+    The same recipe gives the same bytes, whoever makes it, where and when. What the base has already is not stored
+    again.
+    """
+    with _reading() as options:
+        image = build_image(recipe, output, _epoch(), options)
+    _print_result(output, image)
+
+
+@click.command()
+@_RECIPE
+@_OUTPUT
+@click.option(
+    "--max-layers",
+    metavar="NUMBER",
+    type=int,
+    default=DEFAULT_LAYERS,
+    help=f"The most layers that the image shall have, with those of its base; {DEFAULT_LAYERS} unless given.",
+)
+def layered(recipe: Path, output: str, max_layers: int) -> None:
+    """Make an image with a layer for each directory of its contents, so that images with the same ones share them.
+
+    Directories for which there is no layer left are in the last one together.
+    """
+    with _reading() as options:
+        image = build_layered(recipe, output, max_layers, _epoch(), options)
+    _print_result(output, image)
+
+
+def _epoch() -> int:
+    return parse_epoch(os.environ.get("SOURCE_DATE_EPOCH"))
+
+
+@contextmanager
+def _reading() -> Iterator[ReadOptions]:
+    with progress_bar(is_shown=sys.stderr.isatty()) as (progress, say):
+        yield ReadOptions(progress=progress, say=say)
+
+
+def _print_result(output: str, image: ArchivedImage) -> None:
+    """What was written, unless it went where this would go."""
+    if output != STANDARD_OUTPUT:
+        layers, size = count(len(image.layers), "layer"), human_size(Path(output).stat().st_size)
+        click.echo(
+            f"{output}: {image.references[0]}, image ID {sha256_digest(image.config).hex[:12]}, {layers}, {size}"
+        )
