@@ -367,10 +367,12 @@ def give_to_all(folder: Path) -> None:
 
 
 def test_standard_output(folder: Path) -> None:
+    """It has nothing but the archive, whatever a script prints."""
     recipe = write_recipe(folder, "extra_commands = 'echo out; echo err >&2; touch x'")
-    argv = ["sh", "-c", '"$@" 2>/dev/null | sha256sum', "sh", *COMMAND, "image", "build", recipe, "-o", "-"]
-    printed = run(argv, env={"PYTHONPATH": PYTHONPATH})
-    run([*COMMAND, "image", "build", recipe, "-o", folder / "app.tar"], env={"PYTHONPATH": PYTHONPATH})
+    program = [*COMMAND, "image", "build", str(recipe), "-o"]
+    env = {"PYTHONPATH": PYTHONPATH}
+    printed = run(["sh", "-c", '"$@" 2>/dev/null | sha256sum', "sh", *program, "-"], env=env)
+    run([*program, folder / "app.tar"], env=env)
     assert printed.split()[0] == hashlib.sha256((folder / "app.tar").read_bytes()).hexdigest()
 
 
