@@ -7,6 +7,7 @@ would take the container away from its service.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from preloader_agent.errors import InvalidValue
@@ -113,6 +114,7 @@ def parse_container(content: bytes, file: object, name: str, default_pull: str =
     )
     table.refuse_unknown()
     _check_image_source(table, container)
+    _check_characters(table, container)
     return container
 
 
@@ -121,6 +123,24 @@ def _check_image_source(table: Table, container: Container) -> None:
         raise table.invalid("image_stream", "is there beside image_file; one of the two says where the image is")
     if container.pull == ALWAYS and (container.image_file or container.image_stream):
         raise table.invalid("pull", "is always, and the image is to be loaded; one of the two says where the image is")
+
+
+def _check_characters(table: Table, container: Container) -> None:
+    """No unit can hold a noncharacter of Unicode: systemd takes it for damage, and D-Bus as well."""
+    for character in {character for text in _list_texts(container) for character in text}:
+        code = ord(character)
+        if code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:
+            raise table.invalid("", f"a text has U+{code:04X}, which is no character; systemd takes none such")
+
+
+def _list_texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (*value, *value.values())
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _list_texts(each)
 
 
 def _read_image(table: Table) -> Reference:

@@ -13,7 +13,7 @@ from preloader_agent.containers.definition import Container, unit_name
 
 DOCKER = "docker"  # found by systemd on its own search path
 LABEL = "docker-preloader.container"  # on each container that a service made, with the container's name
-_PAUSE = 2  # seconds before a restart
+_PAUSE = 5  # seconds before a restart: one that fails is tried for ever, and must leave others the machine
 _MARGIN = 30  # seconds that Docker has to end and remove a container, beside those that the container has
 # systemd splits a word nowhere else, and replaces nothing in these.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@+=:,./_-")
@@ -43,11 +43,9 @@ def make_unit(container: Container, source: str, program: Sequence[str]) -> str:
             ("ExecStartPost", _command([*own, "wait", container.name, *container.docker_options])),
             ("ExecStop", _command([*docker, "stop", container.name])),
             ("ExecStopPost", _command([*own, "remove", container.name, *container.docker_options])),
-            ("SuccessExitStatus", 143),  # of most programs that are ended by SIGTERM
+            ("SuccessExitStatus", _success(container)),
             ("Restart", container.restart),
             ("RestartSec", _PAUSE),
-            # From systemd 254 on: what depends on it waits for the next try, instead of failing with the first.
-            ("RestartMode", "direct"),
             ("TimeoutStartSec", 0),  # it may have to pull or load its image
             ("TimeoutStopSec", container.stop_timeout + _MARGIN),
         ],
@@ -76,14 +74,12 @@ def quote_word(text: str) -> str:
 
 
 def _escape_character(character: str) -> str:
-    """What would end a word or a line, or be replaced; and what nobody would see, or no unit file may hold."""
+    """What would end a word or a line, or be replaced; and what nobody would see."""
     if character in _ESCAPES:
         return _ESCAPES[character]
     if character.isprintable():
         return character
     code = ord(character)
-    if code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:  # systemd takes these as bytes alone
-        return "".join(f"\\x{byte:02x}" for byte in character.encode())
     return f"\\x{code:02x}" if code < 0x80 else f"\\U{code:08x}"
 
 
@@ -93,6 +89,15 @@ def _escape_path(path: str) -> str:
 
 def _command(words: Iterable[str]) -> str:
     return f":{' '.join(map(quote_word, words))}"
+
+
+def _success(container: Container) -> str:
+    """To stop a service is no failure, nor is it for what was preparing it, which gets the signal itself.
+
+    Most programs end with 143 by it, and those that do not heed it with 137; as they do where memory runs out, so that
+    137 has to be a failure for a service that is started again after failures alone.
+    """
+    return "SIGTERM 143 137" if container.restart == "always" else "SIGTERM 143"
 
 
 def _login_directory(container: Container) -> Iterator[tuple[str, object]]:

@@ -86,7 +86,7 @@ def _wait(options: Namespace) -> int:
 
 
 def _remove(options: Namespace) -> int:
-    from preloader_agent.guest.servicesteps import remove_container
+    from preloader_agent.guest.servicesteps import clean_up
 
-    remove_container(options.name, options.options)
+    clean_up(options.name, options.options)
     return 0

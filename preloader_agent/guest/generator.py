@@ -47,5 +47,7 @@ def _write_unit(folder: str, definition: Definition) -> None:
 
 def _write_kernel_log(text: str) -> None:
     line = "".join(character if character.isprintable() else " " for character in text)
-    with suppress(OSError), open(_KERNEL_LOG, "wb", buffering=0) as file:  # a container's may not be written
-        file.write(f"<3>{line[:900]}\n".encode())  # the kernel takes 1000 bytes
+    with suppress(OSError):  # a machine that is a container may have none
+        log = os.open(_KERNEL_LOG, os.O_WRONLY | os.O_NOCTTY)
+        os.write(log, f"<3>{line}\n".encode()[:900])  # the kernel takes 1000
+        os.close(log)

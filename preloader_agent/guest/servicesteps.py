@@ -13,10 +13,11 @@ from preloader_agent.containers.definition import ALWAYS, NEVER, Container, Logi
 from preloader_agent.containers.unit import DOCKER, LABEL
 from preloader_agent.errors import CommandFailed, ContainerError
 from preloader_agent.guest import log
+from preloader_agent.guest.docker import is_running
+from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.programs import run, run_piped
 
 _PAUSE = 0.1  # seconds between two looks at a container that starts
-_NEVER_STARTED = "0001-01-01"  # Go's zero time
 
 
 def prepare_container(container: Container) -> None:
@@ -33,16 +34,26 @@ def prepare_container(container: Container) -> None:
 
 
 def wait_for_start(name: str, docker_options: Sequence[str], main_pid: int) -> None:
-    """Wait until the container has started, or the service's main process has ended, and with it the start."""
+    """Wait until the container runs, or the service's main process has ended: how it has ended says how it went."""
     try:
         main = os.pidfd_open(main_pid)
     except ProcessLookupError:
         return
     end = select.poll()
     end.register(main, select.POLLIN)
-    while not _has_started(name, docker_options) and not end.poll(_PAUSE * 1000):
+    while not _runs(name, docker_options) and not end.poll(_PAUSE * 1000):
         pass
     os.close(main)
+
+
+def clean_up(name: str, docker_options: Sequence[str]) -> None:
+    """Remove the container of a service that has ended. Raises ToolError.
+
+    A docker that has crashed is not asked: its socket would have us wait for it, and its start waits for the service
+    to end. The next start of the service removes the container.
+    """
+    if is_running(Paths()):
+        remove_container(name, docker_options)
 
 
 def remove_container(name: str, docker_options: Sequence[str] = ()) -> None:
@@ -87,10 +98,9 @@ def _log_in(docker: Sequence[str], login: Login | None) -> None:
         run([*docker, "login", f"--username={login.username}", "--password-stdin", *registry], stdin=password)
 
 
-def _has_started(name: str, docker_options: Sequence[str]) -> bool:
-    """A container that has ended has started, too."""
-    asked = [DOCKER, *docker_options, "container", "inspect", "--format={{.State.StartedAt}}", name]
+def _runs(name: str, docker_options: Sequence[str]) -> bool:
+    asked = [DOCKER, *docker_options, "container", "inspect", "--format={{.State.Running}}", name]
     try:
-        return not run(asked).startswith(_NEVER_STARTED)
+        return run(asked).strip() == "true"
     except CommandFailed:  # it is not there yet, or docker is being stopped
         return False

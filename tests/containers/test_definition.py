@@ -141,6 +141,9 @@ def test_an_entrypoint_is_a_text_or_a_list(value: str, words: tuple[str, ...]) -
         ('image = "w:1"\nrestart = "unless-stopped"', "web.toml:2: restart: expected no, on-success,"),
         ('image = "w:1"\nstop_timeout = -1', "web.toml:2: stop_timeout: expected a whole number from 0 to 3600"),
         ('image = "w:1"\nimage_file = "/a"\nimage_stream = "/b"', "web.toml:3: image_stream: is there beside"),
+        ('image = "w:1"\ncmd = ["\\uFFFF"]', "web.toml: a text has U+FFFF, which is no character"),
+        ('image = "w:1"\n[login]\nusername = "\\U0001FFFE"\npassword_file = "/p"', "web.toml: a text has U+1FFFE,"),
+        ('image = "w:1"\n[environment]\n"\\uFDD0" = "/p"', "web.toml: a text has U+FDD0,"),
         ('image = "w:1"\npull = "always"\nimage_stream = "/b"', "web.toml:2: pull: is always, and the image is to be"),
     ],
 )
