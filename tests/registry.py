@@ -30,10 +30,14 @@ http:
 
 
 class Registry:
-    """A context manager; with `has_tls`, it proves who it is with `certificate`, which nobody else knows."""
+    """A context manager; with `has_tls`, it proves who it is with `certificate`, which nobody else knows.
 
-    def __init__(self, folder: Path, *, has_tls: bool = False) -> None:
+    With `users`, the lines of an htpasswd file, it lets nobody else in.
+    """
+
+    def __init__(self, folder: Path, *, has_tls: bool = False, users: str = "") -> None:
         self.folder = folder
+        self.users = users
         self.has_tls = has_tls
         self.certificate = folder / "certificate.pem"
         self.host = f"127.0.0.1:{_free_port()}"
@@ -46,6 +50,9 @@ class Registry:
         if self.has_tls:
             self._make_certificate()
             configuration += f"  tls: {{certificate: {self.certificate}, key: {self.folder}/key.pem}}\n"
+        if self.users:
+            (self.folder / "users").write_text(self.users)
+            configuration += f"auth:\n  htpasswd: {{realm: test, path: {self.folder}/users}}\n"
         (self.folder / "config.yml").write_text(configuration)
         with self.log.open("ab") as log:
             program = find_tool("docker-registry", "install docker-registry")
@@ -58,8 +65,11 @@ class Registry:
         self._process.kill()
         self._process.wait()
 
-    def push(self, layout: OciLayout, top: Json, name: str) -> str:
-        """Push a manifest, or an index with all that it names, byte by byte; returns the full name."""
+    def push(self, layout: OciLayout, top: Json, name: str, credentials: str = "") -> str:
+        """Push a manifest, or an index with all that it names, byte by byte; returns the full name.
+
+        `credentials` are USER:PASSWORD.
+        """
         full = f"{self.host}/{name}"
         with TemporaryDirectory(dir=self.folder) as folder:
             # What skopeo calls a dir: an index, manifests and other blobs, told apart by their names.
@@ -68,6 +78,7 @@ class Registry:
                 Path(folder, f"{digest.removeprefix('sha256:')}.manifest.json").write_bytes(content)
             Path(folder, "manifest.json").write_bytes(layout.blobs[top["digest"]])
             options = ["--all", "--preserve-digests", "--dest-tls-verify=false"]
+            options += [f"--dest-creds={credentials}"] if credentials else []
             run(["skopeo", "copy", *options, f"dir:{folder}", f"docker://{full}"])
         return full
 
