@@ -8,7 +8,7 @@ is reported, and the next source counts: docker has to start in any case.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from preloader_agent.errors import InvalidValue
@@ -55,6 +55,7 @@ class Settings(NamedTuple):
     timeout: float = 30.0
     required: bool = False
     hotplug: str = IDLE
+    containers_from_disks: bool = False
 
     def as_json(self) -> dict[str, object]:
         """What `status --json` prints."""
@@ -103,10 +104,13 @@ def _parse_timeout(text: str) -> float:
     return seconds
 
 
-def _parse_required(text: str) -> bool:
-    if text.lower() not in _WORDS:
-        raise InvalidValue("required", text, "yes or no")
-    return _WORDS[text.lower()]
+def _parse_flag(key: str) -> Callable[[str], bool]:
+    def parse(text: str) -> bool:
+        if text.lower() not in _WORDS:
+            raise InvalidValue(key, text, "yes or no")
+        return _WORDS[text.lower()]
+
+    return parse
 
 
 def _parse_hotplug(text: str) -> str:
@@ -119,8 +123,9 @@ _PARSERS = {
     "labels": _parse_labels,
     "expect": parse_expectation,
     "timeout": _parse_timeout,
-    "required": _parse_required,
+    "required": _parse_flag("required"),
     "hotplug": _parse_hotplug,
+    "containers_from_disks": _parse_flag("containers_from_disks"),
 }
 
 

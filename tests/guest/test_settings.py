@@ -55,20 +55,22 @@ def test_what_is_missing() -> None:
 
 
 def test_without_a_word_the_defaults_are_in_force(tmp_path: Path) -> None:
-    assert read_settings(str(tmp_path)) == (Settings(("dpl-*",), Expectation(), 30.0, False, "idle"), [])
+    assert read_settings(str(tmp_path)) == (Settings(("dpl-*",), Expectation(), 30.0, False, "idle", False), [])
 
 
 def test_every_setting_can_be_said_in_a_file(tmp_path: Path) -> None:
     write(
         tmp_path,
         "etc/docker-preloader.conf",
-        "# comment\n\n labels = dpl-* nix-????\nexpect=count:2\ntimeout=2.5\nrequired=yes\nhotplug=defer\n",
+        "# comment\n\n labels = dpl-* nix-????\nexpect=count:2\ntimeout=2.5\nrequired=yes\nhotplug=defer\n"
+        "containers_from_disks=on\n",
     )
     settings, problems = read_settings(str(tmp_path))
-    assert settings == Settings(("dpl-*", "nix-????"), Expectation(number=2), 2.5, True, "defer")
+    assert settings == Settings(("dpl-*", "nix-????"), Expectation(number=2), 2.5, True, "defer", True)
     assert problems == []
     assert settings.as_json() == {
         "labels": ("dpl-*", "nix-????"), "expect": "count:2", "timeout": 2.5, "required": True, "hotplug": "defer",
+        "containers_from_disks": True,
     }  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def test_of_two_that_say_something_the_stronger_counts(tmp_path: Path, monkeypat
         ("timeout=1e9", "timeout: expected seconds"),
         ("timeout=-1", "timeout: expected seconds"),
         ("required=maybe", "required: expected yes or no, found 'maybe'"),
+        ("containers_from_disks=some", "containers_from_disks: expected yes or no, found 'some'"),
         ("hotplug=now", "hotplug: expected restart, idle or defer, found 'now'"),
         ("expect=count:many", "expect: expected `auto`"),
         ("hotplugs=idle", "there is no setting 'hotplugs'; expected one of labels, expect, timeout, required, hotplug"),

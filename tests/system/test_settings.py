@@ -42,7 +42,7 @@ def test_it_is_ready_as_soon_as_all_named_disks_are_adopted(tree: Path, disks: l
         assert status["ready_seconds"] < 20
         assert status["settings"] == {
             "labels": ["dpl-*"], "expect": " ".join(sorted(labels.split())), "timeout": 60.0, "required": True,
-            "hotplug": "idle",
+            "hotplug": "idle", "containers_from_disks": False,
         }  # fmt: skip
 
 
