@@ -21,7 +21,7 @@ from preloader_agent.host.image.placement import place_contents
 from preloader_agent.host.image.recipe import Recipe, read_recipe
 from preloader_agent.host.image.rules import refuse_unused
 from preloader_agent.host.image.sources import ReadOptions
-from preloader_agent.host.image.treelayer import make_layer
+from preloader_agent.host.image.treelayer import TreeLayer, make_layer
 from preloader_agent.host.node import Node
 from preloader_agent.host.vm.config import VmConfig
 
@@ -52,16 +52,19 @@ def build_image(
             tree = flatten([tree, changes])
         layer = subtract(tree, base.tree, base.content.is_same)
         refuse_unused(recipe.rules, [*placed, layer])
-        image = make_image(recipe, base, [layer], epoch, _MADE_BY)
+        image = make_image(recipe, base, make_layers(recipe, base, [layer], epoch), epoch, _MADE_BY)
         write_archive([image], stream)
         return image
 
 
-def make_image(recipe: Recipe, base: Base, trees: Iterable[Node], epoch: int, made_by: str) -> ArchivedImage:
-    """The image with layers of some trees over its base; an empty one would be none in a Dockerfile, either."""
-    added = [
-        make_layer(tree, base.content, epoch, f"layer of {recipe.reference}") for tree in trees if children_of(tree)
-    ]
+def make_layers(recipe: Recipe, base: Base, trees: Iterable[Node], epoch: int) -> list[TreeLayer]:
+    """A layer for each tree that has anything in it: an empty one would be none in a Dockerfile, either."""
+    name = f"layer of {recipe.reference}"
+    return [make_layer(tree, base.content, epoch, name) for tree in trees if children_of(tree)]
+
+
+def make_image(recipe: Recipe, base: Base, added: Sequence[TreeLayer], epoch: int, made_by: str) -> ArchivedImage:
+    """The image with further layers over its base."""
     layers: Sequence[Layer] = (*base.layers, *added)
     diff_ids = [layer.diff_id for layer in layers]
     config = make_config(base.config, recipe.settings, base.platform, diff_ids, epoch, made_by)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from preloader_agent.errors import InvalidValue
 from preloader_agent.host.image.archive import ArchivedImage, write_archive
 from preloader_agent.host.image.base import Base, open_base
-from preloader_agent.host.image.build import check_output_apart, inputs_of, make_image
+from preloader_agent.host.image.build import check_output_apart, inputs_of, make_image, make_layers
 from preloader_agent.host.image.filesystem import flatten
 from preloader_agent.host.image.output import open_output
 from preloader_agent.host.image.placement import place_contents
 from preloader_agent.host.image.recipe import Recipe, read_recipe
 from preloader_agent.host.image.rules import refuse_unused
 from preloader_agent.host.image.sources import ReadOptions
+from preloader_agent.host.image.treelayer import TreeLayer
 from preloader_agent.host.node import Node
 from preloader_agent.store.digest import MAX_LAYERS
+
+# Makes the layers of some trees, of one time in seconds since 1970.
+MakeLayers = Callable[[Recipe, Base, Iterable[Node], int], list[TreeLayer]]
 
 DEFAULT_LAYERS = 100  # leaves room for what is built on the image
 _MADE_BY = "preloader image layered"
@@ -44,11 +48,14 @@ def read_layered_recipe(file: Path) -> Recipe:
     return recipe
 
 
-def make_layered_image(recipe: Recipe, base: Base, max_layers: int, epoch: int) -> ArchivedImage:
+def make_layered_image(
+    recipe: Recipe, base: Base, max_layers: int, epoch: int, make: MakeLayers = make_layers
+) -> ArchivedImage:
     """The image, whose layers are read from the directories again when they are written."""
     placed = place_contents(recipe, base.tree, base.content, epoch)
     refuse_unused(recipe.rules, placed)
-    return make_image(recipe, base, _join(placed, len(base.layers), max_layers), epoch, _MADE_BY)
+    added = make(recipe, base, _join(placed, len(base.layers), max_layers), epoch)
+    return make_image(recipe, base, added, epoch, _MADE_BY)
 
 
 def _join(placed: Sequence[Node], below: int, max_layers: int) -> list[Node]:
