@@ -13,8 +13,9 @@ from preloader_agent.host.disk import build_disk
 from preloader_agent.host.image.export import export_image
 from preloader_agent.host.image.merge import merge_archives
 from preloader_agent.host.image.sources import ReadOptions, list_images
-from preloader_agent.host.run import environment, run
-from preloader_agent.store.digest import Digest, sha256_digest
+from preloader_agent.host.image.stream import write_stream
+from preloader_agent.host.run import environment, run, stream_output
+from preloader_agent.store.digest import MAX_LAYERS, Digest, sha256_digest
 from tests import images
 from tests.dockerd import Dockerd
 from tests.tree import describe_tree, tree_differences
@@ -95,6 +96,18 @@ def test_podman_loads_and_runs_it(podman: Callable[..., str]) -> None:
         assert found["RootFS"]["Layers"] == image.diff_ids
     limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
     assert podman("run", "--rm", "--network=none", *limits, "app:1") == "hello from app\n"
+
+
+def test_docker_loads_what_a_program_streams(loaded: Dockerd, merged: Path, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "page").write_text("hello from a stream\n")
+    recipe = 'name = "streamed"\nbase_name = "app"\ncontents = ["web"]\nconfig = {Cmd = ["cat", "/page"]}\n'
+    (tmp_path / "app.toml").write_text(f'base = "{merged}"\n{recipe}')
+    image = write_stream(tmp_path / "app.toml", str(tmp_path / "app"), MAX_LAYERS, 1, OPTIONS)
+    with stream_output([tmp_path / "app"]) as stream:
+        loaded.docker("load", stdin=stream)
+    assert loaded.inspect("streamed:latest")["Id"] == sha256_digest(image.config)
+    assert loaded.run("streamed") == "hello from a stream\n"
 
 
 @pytest.mark.parametrize("source", ["docker-archive:{}:app:1", "oci-archive:{}:1"])

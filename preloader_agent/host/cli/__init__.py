@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 import click
@@ -15,7 +16,7 @@ from preloader_agent.host.cli.disks import build, inspect, verify
 from preloader_agent.host.cli.guests import guest
 from preloader_agent.host.cli.images import image
 from preloader_agent.host.cli.recipes import build as build_recipe
-from preloader_agent.host.cli.recipes import layered
+from preloader_agent.host.cli.recipes import layered, stream
 from preloader_agent.host.cli.vm import vm
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -29,16 +30,16 @@ def cli() -> None:
 
 for _command in (build, inspect, verify, attach, detach, list_, libvirt_xml_, image, vm, guest):
     cli.add_command(_command)
-for _command in (build_recipe, layered):
+for _command in (build_recipe, layered, stream):
     image.add_command(_command)
 
 
-def main() -> None:
+def main(command: click.Command = cli, arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 the operation failed, 2 invalid input or usage, 130 interrupted."""
     for number in _INTERRUPTIONS:
         signal.signal(number, _interrupt)
     try:
-        status = cli.main(standalone_mode=False)
+        status = command.main(arguments, standalone_mode=False)
     except click.ClickException as err:
         err.show()
         sys.exit(err.exit_code)

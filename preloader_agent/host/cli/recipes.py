@@ -17,6 +17,7 @@ from preloader_agent.host.image.build import build_image, parse_epoch
 from preloader_agent.host.image.layered import DEFAULT_LAYERS, build_layered
 from preloader_agent.host.image.output import STANDARD_OUTPUT
 from preloader_agent.host.image.sources import ReadOptions
+from preloader_agent.host.image.stream import write_stream
 from preloader_agent.store.digest import sha256_digest
 
 _RECIPE = click.argument("recipe", metavar="RECIPE.toml", type=click.Path(path_type=Path), shell_complete=complete_file)
@@ -27,6 +28,13 @@ _OUTPUT = click.option(
     required=True,
     type=click.Path(readable=False, allow_dash=True),
     help="The archive to write, or - for standard output.",
+)
+_MAX_LAYERS = click.option(
+    "--max-layers",
+    metavar="NUMBER",
+    type=int,
+    default=DEFAULT_LAYERS,
+    help=f"The most layers that the image shall have, with those of its base; {DEFAULT_LAYERS} unless given.",
 )
 
 
@@ -47,13 +55,7 @@ def build(recipe: Path, output: str) -> None:
 @click.command()
 @_RECIPE
 @_OUTPUT
-@click.option(
-    "--max-layers",
-    metavar="NUMBER",
-    type=int,
-    default=DEFAULT_LAYERS,
-    help=f"The most layers that the image shall have, with those of its base; {DEFAULT_LAYERS} unless given.",
-)
+@_MAX_LAYERS
 def layered(recipe: Path, output: str, max_layers: int) -> None:
     """Make an image with a layer for each directory of its contents, so that images with the same ones share them.
 
@@ -61,6 +63,27 @@ def layered(recipe: Path, output: str, max_layers: int) -> None:
     """
     with _reading() as options:
         image = build_layered(recipe, output, max_layers, _epoch(), options)
+    _print_result(output, image)
+
+
+@click.command()
+@_RECIPE
+@click.option(
+    "-o",
+    "--output",
+    metavar="PROGRAM",
+    required=True,
+    type=click.Path(readable=False, allow_dash=True),
+    help="The program to write, or - for standard output.",
+)
+@_MAX_LAYERS
+def stream(recipe: Path, output: str, max_layers: int) -> None:
+    """Write a program that writes the archive of `image layered` to its standard output, without storing it.
+
+    `preloader build` takes it as an input. It fails if anything that the recipe names has changed since.
+    """
+    with _reading() as options:
+        image = write_stream(recipe, output, max_layers, _epoch(), options)
     _print_result(output, image)
 
 

@@ -33,8 +33,9 @@ def open_output(output: str, inputs: Sequence[str], mode: int = _PLAIN_FILE) -> 
     Raises InvalidValue for what cannot be written to, and like `stage_beside`.
     """
     if output == STANDARD_OUTPUT:
-        if sys.stdout.isatty():
-            raise InvalidValue("output", "a terminal", "a file, or a pipe to another program")
+        if sys.stdout is None or sys.stdout.isatty():  # None where it is closed, and 1 would be another file
+            found = "a terminal" if sys.stdout else "no standard output"
+            raise InvalidValue("output", found, "a file, or a pipe to another program")
         with open_scratch() as folder:
             yield Output(cast(BinaryIO, _StandardOutput()), folder)
         return

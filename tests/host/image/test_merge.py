@@ -247,6 +247,14 @@ def test_standard_output_that_is_a_terminal(app_archive: Path, tmp_path: Path) -
     assert (tmp_path / "log").read_text() == f"preloader: output: {problem}\n"
 
 
+def test_standard_output_that_is_closed(app_archive: Path) -> None:
+    """Its number would be that of the next file that is opened."""
+    argv: list[str | Path] = ["sh", "-c", '"$@" >&-', "sh", *COMMAND, "image", "merge", app_archive, "-o", "-"]
+    said = run(argv, env={"PYTHONPATH": PYTHONPATH}, ok=(2,), with_stderr=True)
+    problem = "expected a file, or a pipe to another program, found 'no standard output'"
+    assert said == f"preloader: output: {problem}\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(output: Path, tmp_path: Path, number: signal.Signals) -> None:
     os.mkfifo(tmp_path / "input")

@@ -1,0 +1,23 @@
+"""What the programs run that `preloader image stream` writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from preloader_agent.host.cli import main as run_command
+from preloader_agent.host.cli.output import progress_bar
+from preloader_agent.host.image.sources import ReadOptions
+from preloader_agent.host.image.stream import StreamPlan, stream_archive
+
+
+def main(plan: str) -> None:
+    """Write an archive to standard output and exit, like the commands; `plan` is a StreamPlan as JSON."""
+    run_command(click.Command("stream", callback=lambda: _stream(StreamPlan(*json.loads(plan)))), [])
+
+
+def _stream(plan: StreamPlan) -> None:
+    with progress_bar(is_shown=sys.stderr.isatty()) as (progress, say):
+        stream_archive(plan, ReadOptions(progress=progress, say=say))
