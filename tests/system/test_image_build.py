@@ -315,6 +315,18 @@ def loaded_base(daemon: Dockerd, folder: Path) -> str:
     return "base:1"
 
 
+def test_a_root_that_is_opaque_hides_nothing(daemon: Dockerd, folder: Path) -> None:
+    """As it is with overlayfs, so what is laid over such a base is compared with what containers see."""
+    entries = ([layer.file("below", "x")], [layer.opaque(""), layer.file("above")])
+    write_docker_archive([Image(tuple(map(make_layer, entries)), ("opaque:1",))], folder / "base.tar")
+    (folder / "contents" / "below").write_text("x")
+    (folder / "contents" / "below").chmod(0o644)
+    (folder / "app.toml").write_text('name = "app"\nbase = "base.tar"\ncontents = ["contents"]\n')
+    build_image(folder / "app.toml", str(folder / "app.tar"), 1, OPTIONS)
+    assert len(load(daemon, folder / "app.tar")["RootFS"]["Layers"]) == 2
+    assert sorted(daemon.container_tree("app:latest")) == [b"above", b"below"]
+
+
 def test_settings_alone(daemon: Dockerd, folder: Path) -> None:
     (folder / "app.toml").write_text('name = "set"\nbase = "base.tar"\n[config]\nCmd = ["echo", "set"]\n')
     build_image(folder / "app.toml", str(folder / "app.tar"), 1, OPTIONS)

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from preloader_agent.host.node import Node
 from preloader_agent.host.run import run
 from tests.host.command import COMMAND, PYTHONPATH, Preloader
 from tests.host.tars import read_members, read_tree
-from tests.images import Entry, Image, Layer, layer, make_layer, write_docker_archive
+from tests.images import Entry, Image, Layer, edge_image, layer, make_layer, write_docker_archive
 from tests.images.catalogue import CAP_NET_RAW
 
 BASE = (
@@ -224,6 +226,49 @@ def test_a_script_that_fails(preloader: Preloader, folder: Path) -> None:
     assert result.status == 1
     assert result.err.startswith("preloader: extra_commands: exit status 2: ls: cannot access 'nowhere': No such file")
     assert result.err.endswith("so far\n")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_script_that_does_nothing(preloader: Preloader, folder: Path) -> None:
+    """Whatever layers can hold comes back from the folder as it was."""
+    write_docker_archive([edge_image()], folder / "base.tar")
+    _, layers = build(preloader, write_recipe(folder, "extra_commands = 'true'"))
+    assert layers == [one.content for one in edge_image().layers]
+
+
+def test_an_interrupted_script_leaves_nothing(folder: Path) -> None:
+    os.mkfifo(folder / "started")
+    recipe = write_recipe(folder, f"extra_commands = 'chmod 0 etc; echo $$ >{folder}/started; sleep 1000'")
+    before = sorted(folder.iterdir())
+    argv: list[str | Path] = [*COMMAND, "image", "build", recipe, "-o", folder / "app.tar"]
+    with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": PYTHONPATH}, stderr=subprocess.PIPE) as process:
+        script = int((folder / "started").read_text())
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, b"preloader: interrupted; nothing was written")
+    assert sorted(folder.iterdir()) == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(script, 0)
+
+
+def test_what_cannot_be_read(folder: Path) -> None:
+    (folder / "site" / "secret").write_text("x")
+    (folder / "site" / "secret").chmod(0)
+    give_to_all(folder)
+    folder.chmod(0o777)
+    argv: list[str | Path] = [*as_nobody(), *COMMAND, "image", "build", write_recipe(folder), "-o", folder / "app.tar"]
+    printed = run(argv, env={"PYTHONPATH": PYTHONPATH}, ok=(2,), with_stderr=True)
+    assert printed == f"preloader: {folder}/site/secret: cannot be read: Permission denied\n"
+    assert not (folder / "app.tar").exists()
+
+
+@pytest.mark.parametrize("text", ["", "extra_commands = 'head -c 3000000 /dev/zero >x'"])
+def test_no_room(folder: Path, text: str) -> None:
+    (folder / "site" / "large").write_bytes(bytes(3_000_000))
+    before = sorted([*folder.iterdir(), write_recipe(folder, text)])
+    argv: list[str | Path] = ["prlimit", "--fsize=2000000", *COMMAND, "image", "build", folder / "app.toml", "-o"]
+    printed = run([*argv, folder / "app.tar"], env={"PYTHONPATH": PYTHONPATH}, ok=(1,), with_stderr=True)
+    assert printed.startswith(f"preloader: {folder}/app.tar: no space left, or a limit reached")
     assert sorted(folder.iterdir()) == before
 
 
