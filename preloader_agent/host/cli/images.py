@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from preloader_agent.host.cli.output import count, human_size, print_table, progress_bar
+from preloader_agent.host.cli.archives import output_option, reading
+from preloader_agent.host.cli.output import count, human_size, print_table
 from preloader_agent.host.cli.shell import complete_file
 from preloader_agent.host.image.export import export_image
 from preloader_agent.host.image.merge import merge_archives
 from preloader_agent.host.image.output import STANDARD_OUTPUT
 from preloader_agent.host.image.pull import pull_image
-from preloader_agent.host.image.sources import ReadOptions, list_images
+from preloader_agent.host.image.sources import list_images
 from preloader_agent.host.images import Image
-from preloader_agent.host.selection import parse_platform
 
 _ARCHIVE = click.argument("archive", metavar="ARCHIVE", shell_complete=complete_file)
-_OUTPUT_TYPE = click.Path(readable=False, allow_dash=True)
-_OUTPUT = click.option(
-    "-o",
-    "--output",
-    metavar="IMAGE.tar",
-    required=True,
-    type=_OUTPUT_TYPE,
-    help="The archive to write, or - for standard output.",
-)
+_OUTPUT = output_option("IMAGE.tar", "archive")
 _PLATFORM = click.option(
     "--platform", metavar="OS/ARCH[/VARIANT]", help="The platform to take of an index, instead of the host's."
 )
@@ -46,7 +36,7 @@ def image() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the images as JSON, and nothing else.")
 def list_(archive: str, platform: str | None, *, as_json: bool) -> None:
     """Show the images of an archive, or of anything else that `preloader build` takes."""
-    with _reading(platform) as options:
+    with reading(platform=platform) as options:
         images = list_images(archive, options)
     if as_json:
         click.echo(json.dumps({"archive": archive, "images": [_document(one) for one in images]}))
@@ -70,7 +60,7 @@ def pull(reference: str, digest: str | None, output: str, platform: str | None, 
 
     Without --digest, nothing is fetched, but the digest that REF has now is told.
     """
-    with _reading(platform, is_tls_verified=is_tls_verified) as options:
+    with reading(output, platform, is_tls_verified=is_tls_verified) as options:
         pulled = pull_image(reference, digest, output, options)
     _print_result(output, [pulled])
 
@@ -78,18 +68,11 @@ def pull(reference: str, digest: str | None, output: str, platform: str | None, 
 @image.command()
 @_ARCHIVE
 @click.option("--image", "wanted", metavar="NAME", help="The image to take of several: a name of it, or its image ID.")
-@click.option(
-    "-o",
-    "--output",
-    metavar="ROOTFS.tar",
-    required=True,
-    type=_OUTPUT_TYPE,
-    help="The tar file to write, or - for standard output.",
-)
+@output_option("ROOTFS.tar", "tar file")
 @_PLATFORM
 def export(archive: str, wanted: str | None, output: str, platform: str | None) -> None:
     """Write the file system of an image's containers to one tar, all layers in one."""
-    with _reading(platform) as options:
+    with reading(output, platform) as options:
         exported = export_image(archive, wanted, output, options)
     if output != STANDARD_OUTPUT:
         click.echo(f"{output}: the file system of {exported.name}, {human_size(Path(output).stat().st_size)}")
@@ -105,15 +88,9 @@ def merge(archives: tuple[str, ...], output: str, platform: str | None) -> None:
     An ARCHIVE is anything that `preloader build` takes. No image may be in two of them, and no name stand for two
     images.
     """
-    with _reading(platform) as options:
+    with reading(output, platform) as options:
         images = merge_archives(archives, output, options)
     _print_result(output, images)
-
-
-@contextmanager
-def _reading(platform: str | None, *, is_tls_verified: bool = True) -> Iterator[ReadOptions]:
-    with progress_bar(is_shown=sys.stderr.isatty()) as (progress, say):
-        yield ReadOptions(parse_platform(platform) if platform else None, is_tls_verified, progress, say)
 
 
 def _print_result(output: str, images: Sequence[Image]) -> None:

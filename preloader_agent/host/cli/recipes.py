@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from preloader_agent.host.cli.output import count, human_size, progress_bar
+from preloader_agent.host.cli.archives import output_option, reading
+from preloader_agent.host.cli.output import count, human_size
 from preloader_agent.host.cli.shell import complete_file
 from preloader_agent.host.image.archive import ArchivedImage
 from preloader_agent.host.image.build import build_image, parse_epoch
 from preloader_agent.host.image.layered import DEFAULT_LAYERS, build_layered
 from preloader_agent.host.image.output import STANDARD_OUTPUT
-from preloader_agent.host.image.sources import ReadOptions
 from preloader_agent.host.image.stream import write_stream
 from preloader_agent.store.digest import sha256_digest
 
 _RECIPE = click.argument("recipe", metavar="RECIPE.toml", type=click.Path(path_type=Path), shell_complete=complete_file)
-_OUTPUT = click.option(
-    "-o",
-    "--output",
-    metavar="IMAGE.tar",
-    required=True,
-    type=click.Path(readable=False, allow_dash=True),
-    help="The archive to write, or - for standard output.",
-)
+_OUTPUT = output_option("IMAGE.tar", "archive")
 _MAX_LAYERS = click.option(
     "--max-layers",
     metavar="NUMBER",
@@ -47,7 +37,7 @@ def build(recipe: Path, output: str) -> None:
     The same recipe gives the same bytes, whoever makes it, where and when. What the base has already is not stored
     again.
     """
-    with _reading() as options:
+    with reading(output) as options:
         image = build_image(recipe, output, _epoch(), options)
     _print_result(output, image)
 
@@ -61,40 +51,27 @@ def layered(recipe: Path, output: str, max_layers: int) -> None:
 
     Directories for which there is no layer left are in the last one together.
     """
-    with _reading() as options:
+    with reading(output) as options:
         image = build_layered(recipe, output, max_layers, _epoch(), options)
     _print_result(output, image)
 
 
 @click.command()
 @_RECIPE
-@click.option(
-    "-o",
-    "--output",
-    metavar="PROGRAM",
-    required=True,
-    type=click.Path(readable=False, allow_dash=True),
-    help="The program to write, or - for standard output.",
-)
+@output_option("PROGRAM", "program")
 @_MAX_LAYERS
 def stream(recipe: Path, output: str, max_layers: int) -> None:
     """Write a program that writes the archive of `image layered` to its standard output, without storing it.
 
     `preloader build` takes it as an input. It fails if anything that the recipe names has changed since.
     """
-    with _reading() as options:
+    with reading(output) as options:
         image = write_stream(recipe, output, max_layers, _epoch(), options)
     _print_result(output, image)
 
 
 def _epoch() -> int:
     return parse_epoch(os.environ.get("SOURCE_DATE_EPOCH"))
-
-
-@contextmanager
-def _reading() -> Iterator[ReadOptions]:
-    with progress_bar(is_shown=sys.stderr.isatty()) as (progress, say):
-        yield ReadOptions(progress=progress, say=say)
 
 
 def _print_result(output: str, image: ArchivedImage) -> None:

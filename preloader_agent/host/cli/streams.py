@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import click
 
 from preloader_agent.host.cli import main as run_command
-from preloader_agent.host.cli.output import progress_bar
-from preloader_agent.host.image.sources import ReadOptions
+from preloader_agent.host.cli.archives import reading
+from preloader_agent.host.image.output import STANDARD_OUTPUT
 from preloader_agent.host.image.stream import StreamPlan, stream_archive
 
 
@@ -19,5 +18,5 @@ def main(plan: str) -> None:
 
 
 def _stream(plan: StreamPlan) -> None:
-    with progress_bar(is_shown=sys.stderr.isatty()) as (progress, say):
-        stream_archive(plan, ReadOptions(progress=progress, say=say))
+    with reading(STANDARD_OUTPUT) as options:
+        stream_archive(plan, options)

@@ -255,29 +255,30 @@ def test_standard_output_that_is_closed(app_archive: Path) -> None:
     assert said == f"preloader: output: {problem}\n"
 
 
+@pytest.mark.parametrize(
+    ("target", "problem"), [("file", "nothing was written"), ("-", "what is on standard output is not complete")]
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(output: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted(output: Path, tmp_path: Path, number: signal.Signals, *, target: str, problem: str) -> None:
     os.mkfifo(tmp_path / "input")
-    argv: list[str | Path] = [
-        "env",
-        f"PYTHONPATH={PYTHONPATH}",
-        *COMMAND,
-        "image",
-        "merge",
-        tmp_path / "input",
-        "-o",
-        output,
-    ]
+    (tmp_path / "tmp").mkdir()
+    place = {"file": output.parent, "-": tmp_path / "tmp"}[target]
+    before = len(list(place.iterdir()))
+    words: list[str | Path] = ["image", "merge", tmp_path / "input", "-o", output if target == "file" else "-"]
+    script = ["sh", "-c", 'exec "$@" >/dev/null', "sh"]
+    own = [f"PYTHONPATH={PYTHONPATH}", f"TMPDIR={tmp_path}/tmp"]
+    argv: list[str | Path] = ["env", *own, *script, *COMMAND, *words]
     with (tmp_path / "log").open("wb") as log:
         process = start(argv, log=log)
     try:
         with (tmp_path / "input").open("wb", buffering=0):
             wait_until_it_waits(process)
-            assert len(list(output.parent.iterdir())) == 2
+            assert len(list(place.iterdir())) == before + 1
             process.send_signal(number)
             assert process.wait(BOUND) == 130
     finally:
         process.kill()
         process.wait()
-    assert (tmp_path / "log").read_text().lstrip("\n") == "preloader: interrupted; nothing was written\n"
+    assert (tmp_path / "log").read_text().lstrip("\n") == f"preloader: interrupted; {problem}\n"
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert_untouched(output)
