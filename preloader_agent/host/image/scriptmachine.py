@@ -26,7 +26,7 @@ from preloader_agent.host.vm.driver import Vm
 from preloader_agent.host.vm.syntax import escaped
 
 _FOLDER = "/run/preloader-image"
-_WORK_SIZE = _OUTPUT_SIZE = 256 << 30  # bytes; both take only what is written to them
+_WORK_SIZE = _OUTPUT_SIZE = 64 << 30  # bytes; both take only what is written to them
 _TIMEOUT = 24 * 3600.0  # seconds; whoever does not want to wait that long interrupts us
 _DISK = "/dev/disk/by-id/virtio-"
 _TOTAL = re.compile(r"^Total bytes written: (\d+) ", re.MULTILINE)  # of tar's --totals
@@ -73,8 +73,10 @@ def open_machine(config: VmConfig, chunks: Iterable[bytes]) -> Iterator[ScriptMa
         words = (*_drive("input", given, "on"), *_drive("output", output, "off"))
         sealed = replace(config, snapshot=True, network=None, empty_disks=(_WORK_SIZE,), is_interactive=False)
         with Vm(replace(sealed, qemu_args=(*config.qemu_args, *words))) as vm:
-            vm.wait_booted()
-            vm.succeed(f"mkfs.ext4 -q {_DISK}empty0 && mkdir {_FOLDER} && mount {_DISK}empty0 {_FOLDER}")
+            vm.wait_for_shell()  # nothing here needs docker
+            vm.wait_until_succeeds(" && ".join(f"test -b {_DISK}{name}" for name in ("empty0", "input", "output")))
+            vm.succeed(f"mkfs.ext4 -q -O ^has_journal {_DISK}empty0")
+            vm.succeed(f"mkdir {_FOLDER} && mount {_DISK}empty0 {_FOLDER}")
             vm.succeed(f"{shlex.join(part_words('unpack-image', _FOLDER))} <{_DISK}input", _TIMEOUT)
             yield ScriptMachine(vm, output)
 

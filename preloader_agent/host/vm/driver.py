@@ -104,6 +104,11 @@ class Vm:
             self._machine = Machine(plan, self._files, is_interactive=self.config.is_interactive)
         self._enter(State.RUNNING)
 
+    def wait_for_shell(self, timeout: float = BOOT_TIMEOUT) -> None:
+        """Wait until commands can be run in the guest: that is long before all its units have come up."""
+        with self._told():
+            self._running.shell.sync(timeout)
+
     def wait_booted(self, timeout: float = BOOT_TIMEOUT) -> None:
         """Wait until the guest's jobs at boot are done, whether all its units came up or not."""
         with self._told():
