@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from preloader_agent.host.cli.archives import output_option, reading
+from preloader_agent.host.cli.machines import machine_options
 from preloader_agent.host.cli.output import count, human_size
 from preloader_agent.host.cli.shell import complete_file
 from preloader_agent.host.image.archive import ArchivedImage
@@ -15,6 +16,7 @@ from preloader_agent.host.image.build import build_image, parse_epoch
 from preloader_agent.host.image.layered import DEFAULT_LAYERS, build_layered
 from preloader_agent.host.image.output import STANDARD_OUTPUT
 from preloader_agent.host.image.stream import write_stream
+from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.store.digest import sha256_digest
 
 _RECIPE = click.argument("recipe", metavar="RECIPE.toml", type=click.Path(path_type=Path), shell_complete=complete_file)
@@ -31,14 +33,15 @@ _MAX_LAYERS = click.option(
 @click.command()
 @_RECIPE
 @_OUTPUT
-def build(recipe: Path, output: str) -> None:
+@machine_options
+def build(recipe: Path, output: str, machine: VmConfig | None) -> None:
     """Make an image of directories and scripts, as a recipe says, on the image of another archive or on nothing.
 
     The same recipe gives the same bytes, whoever makes it, where and when. What the base has already is not stored
     again.
     """
     with reading(output) as options:
-        image = build_image(recipe, output, _epoch(), options)
+        image = build_image(recipe, output, _epoch(), options, machine)
     _print_result(output, image)
 
 
