@@ -105,11 +105,14 @@ def run_aloud(argv: Sequence[str | Path], say: Callable[[str], None]) -> None:
 def feed(argv: Sequence[str | Path], chunks: Iterable[bytes]) -> None:
     """Run a program to its end with a stream of ours as its standard input. Raises CommandFailed."""
     with _kept_errors() as errors:
-        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        # Without a buffer, which could not be closed once nobody reads.
+        streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "bufsize": 0}
         with _checked(argv, errors, **streams) as program, suppress(BrokenPipeError):  # it says itself why it ended
             assert program.stdin is not None
-            program.stdin.writelines(chunks)
-            program.stdin.close()
+            for chunk in chunks:
+                left = memoryview(chunk)
+                while left:
+                    left = left[program.stdin.write(left) :]
 
 
 def _kept_errors() -> IO[bytes]:
@@ -190,7 +193,8 @@ def start_guard(argv: Sequence[str | Path], *, env: Environment) -> subprocess.P
 
 def start_attended(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a program like that, with a pipe to us as its standard output as well; its errors go to `log`."""
-    return _start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    return _start(argv, stderr=log, start_new_session=True, **pipes)
 
 
 def _start(argv: Sequence[str | Path], env: Environment | None = None, **options: Any) -> subprocess.Popen[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from preloader_agent.errors import CommandFailed, InputError, ScriptFailed
+from preloader_agent.errors import CommandFailed, InputError, PreloaderError, ScriptFailed
 from preloader_agent.host.image.filesystem import walk
 from preloader_agent.host.node import Node
 from preloader_agent.host.run import run
@@ -259,3 +259,22 @@ def test_a_user_without_rights_has_a_root_too(shared_folder: Path) -> None:
 def test_a_user_without_subordinate_users_is_told_how_to_get_them(shared_folder: Path) -> None:
     with pytest.raises(CommandFailed, match=r"/etc/subuid gives tester no 65536 users.*usermod --add-subuids"):
         run_as_user("tester:1000000:1000\nroot:2000000:65536\n", shared_folder, "true")
+
+
+def test_a_host_without_user_namespaces_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "unshare"
+    stub.write_text("#!/bin/sh\necho 'unshare: unshare failed: No space left on device' >&2; exit 1\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(PreloaderError, match=r"No space left on device: look .* user.max_user_namespaces"):
+        run_script("true")
+
+
+def test_a_full_disk_is_told_and_left_as_it_was(shared_folder: Path) -> None:
+    mounting = 'mount -t tmpfs -o size=16M,mode=1777 full "$TMPDIR"; "$@" || ls -A "$TMPDIR" >&2; exit 1'
+    script = "dd if=/dev/zero of=/large bs=1M count=32"
+    words = ["unshare", "--mount", "sh", "-c", mounting, "sh", sys.executable, "-c", CODE, script]
+    with pytest.raises(CommandFailed) as caught:
+        run(words, env={**ENVIRONMENT, "TMPDIR": str(shared_folder)})
+    assert "ScriptFailed: run_as_root: exit status 1: dd: " in caught.value.output
+    assert caught.value.output.endswith("No space left on device")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import pwd
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from typing import IO, BinaryIO, cast
 from preloader_agent.errors import InputError, PreloaderError
 from preloader_agent.host.diskimage import large_files_folder
 from preloader_agent.host.image.filesystem import children_of, walk
-from preloader_agent.host.image.shellparts import part_words
+from preloader_agent.host.image.shellparts import named_part, part_words
 from preloader_agent.host.image.tarwriter import Read, tar_chunks
 from preloader_agent.host.node import Node
 from preloader_agent.host.run import feed, find_tool, run, start_attended, stream_output
@@ -33,6 +34,7 @@ _USERS = 65536
 # For root, who has none of its own: the last of those that systemd leaves to containers, and gives away last
 # (https://systemd.io/UIDS-GIDS).
 _ROOTS_FIRST_USER = 1879048192 - _USERS
+_SUBORDINATE = re.compile(r"^([^:\n]+):(\d+):(\d+)$", re.MULTILINE)
 _MAPPERS = {"uid": "newuidmap", "gid": "newgidmap"}
 
 
@@ -45,12 +47,14 @@ class Namespace:
 
     def run(self, script: str) -> str:
         """See Place."""
-        return run([*self.enter, *part_words("run-in-overlay", self.folder)], stdin=script.encode())
+        with named_part("run-in-overlay"):
+            return run([*self.enter, *part_words("run-in-overlay", self.folder)], stdin=script.encode())
 
     @contextmanager
     def packed_changes(self) -> Iterator[BinaryIO]:
         """See Place."""
-        with stream_output([*self.enter, *part_words("pack-changes", self.folder)]) as stream:
+        words = [*self.enter, *part_words("pack-changes", self.folder)]
+        with named_part("pack-changes"), stream_output(words) as stream:
             yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream)))
 
 
@@ -64,7 +68,8 @@ def open_namespace(tree: Node, read: Read) -> Iterator[Namespace]:
     chunks = tar_chunks(_without_devices(tree), read)
     _check_owners(tree)
     with _keep_namespace() as namespace:
-        feed([*namespace.enter, *part_words("unpack-image", namespace.folder)], chunks)
+        with named_part("unpack-image"):
+            feed([*namespace.enter, *part_words("unpack-image", namespace.folder)], chunks)
         yield namespace
 
 
@@ -118,7 +123,6 @@ def _await_echo(program: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     assert program.stdin is not None
     with suppress(BrokenPipeError):
         program.stdin.write(b"\n")
-        program.stdin.flush()
     _read_line(program, log)
 
 
@@ -129,9 +133,9 @@ def _read_line(program: subprocess.Popen[bytes], log: IO[bytes]) -> str:
         log.seek(0)
         said = log.read().decode(errors="replace").strip()
         raise PreloaderError(
-            f"no user namespace to run a script in: {said or 'no output'}: see whether the host allows them (sysctl"
+            f"no user namespace to run a script in: {said or 'no output'}: look whether the host allows them (sysctl"
             " user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
-            " and whether all can write to TMPDIR, or run the script in a machine"
+            " and whether everybody can write to TMPDIR, or run the script in a machine"
         )
     return os.fsdecode(line[:-1])
 
@@ -155,14 +159,14 @@ def _write_map(path: Path) -> None:
 
 def _find_first_user(path: Path) -> int:
     """Where the caller's subordinate users start. Format: subuid(5). Raises PreloaderError when they are too few."""
-    uid = os.getuid()
-    name = pwd.getpwuid(uid).pw_name
-    lines = path.read_text().splitlines() if path.exists() else []
-    for line in lines:
-        owner, first, count = line.split(":")
-        if owner in (name, str(uid)) and int(count) >= _USERS:
+    names = [str(os.getuid())]
+    with suppress(KeyError):
+        names.insert(0, pwd.getpwuid(os.getuid()).pw_name)
+    text = path.read_text() if path.exists() else ""
+    for owner, first, count in _SUBORDINATE.findall(text):
+        if owner in names and int(count) >= _USERS:
             return int(first)
     raise PreloaderError(
-        f"{path} gives {name} no {_USERS} users in a row, who are needed for a user namespace: as root, `usermod"
-        f" --add-subuids 100000-165535 --add-subgids 100000-165535 {name}` does, if nobody else has those"
+        f"{path} gives {names[0]} no {_USERS} users in a row, who are needed for a user namespace: as root, `usermod"
+        f" --add-subuids 100000-165535 --add-subgids 100000-165535 {names[0]}` does, if nobody else has those"
     )

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from preloader_agent.errors import VmError
+from preloader_agent.errors import CommandFailed, VmError
 from preloader_agent.host.diskimage import large_files_folder
 from preloader_agent.host.image.shellparts import part_words
+from preloader_agent.host.run import OUTPUT_TAIL
 from preloader_agent.host.scratch import scratch_folder
 from preloader_agent.host.vm.config import VmConfig
 from preloader_agent.host.vm.driver import Vm
@@ -42,14 +43,12 @@ class ScriptMachine:
     def run(self, script: str) -> str:
         """See Place."""
         encoded = base64.b64encode(script.encode()).decode()
-        words = shlex.join(part_words("run-in-overlay", _FOLDER))
-        return self.vm.succeed(f"echo {encoded} | base64 -d | {words}", _TIMEOUT)
+        return _run_part(self.vm, "run-in-overlay", before=f"echo {encoded} | base64 -d | ")
 
     @contextmanager
     def packed_changes(self) -> Iterator[BinaryIO]:
         """See Place."""
-        words = shlex.join(part_words("pack-changes", _FOLDER, "--totals"))
-        said = self.vm.succeed(f"{words} >{_DISK}output", _TIMEOUT)
+        said = _run_part(self.vm, "pack-changes", "--totals", after=f" >{_DISK}output")
         total = _TOTAL.search(said)
         if total is None:
             raise VmError(f"the guest's tar is not GNU tar: {said}")
@@ -77,8 +76,16 @@ def open_machine(config: VmConfig, chunks: Iterable[bytes]) -> Iterator[ScriptMa
             vm.wait_until_succeeds(" && ".join(f"test -b {_DISK}{name}" for name in ("empty0", "input", "output")))
             vm.succeed(f"mkfs.ext4 -q -O ^has_journal {_DISK}empty0")
             vm.succeed(f"mkdir {_FOLDER} && mount {_DISK}empty0 {_FOLDER}")
-            vm.succeed(f"{shlex.join(part_words('unpack-image', _FOLDER))} <{_DISK}input", _TIMEOUT)
+            _run_part(vm, "unpack-image", after=f" <{_DISK}input")
             yield ScriptMachine(vm, output)
+
+
+def _run_part(vm: Vm, name: str, *arguments: str, before: str = "", after: str = "") -> str:
+    words = shlex.join(part_words(name, _FOLDER, *arguments))
+    status, output = vm.execute(f"{before}{words}{after}", _TIMEOUT)
+    if status != 0:
+        raise CommandFailed(["run_as_root:", name], status, output[-OUTPUT_TAIL:])
+    return output
 
 
 def _drive(name: str, path: Path, read_only: str) -> list[str]:
