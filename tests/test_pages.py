@@ -17,7 +17,13 @@ from preloader_agent.guest import settings
 from preloader_agent.host.run import environment, run
 
 DOCS = ROOT / "docs"
-PAGES = ("preloader.1", "preloader-recipe.5", "docker-preloader.conf.5", "docker-preloader.8")
+PAGES = (
+    "preloader.1",
+    "preloader-recipe.5",
+    "docker-preloader.conf.5",
+    "docker-preloader-containers.5",
+    "docker-preloader.8",
+)
 COMMANDS = list_commands()
 
 
