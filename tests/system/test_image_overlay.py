@@ -159,7 +159,7 @@ echo | nc -w 2 127.0.0.1 $4 && say "talks to the host"
 for file in /proc/[0-9]*/fd/*; do readlink $file; done |
     grep -v -e '^pipe:' -e '^/dev/null$' -e '^/proc/' -e '^/$' && say "has a file of the host"
 cut -d' ' -f 3- /proc/self/mountinfo | grep -v -e ' - overlay overlay ' -e ' - proc proc ' \
-    -e ' - tmpfs dev ' -e ' /dev/[a-z]* [^ ]* - [a-z]*tmpfs ' && say "has a mount of the host"
+    -e ' - tmpfs dev ' -e ' - devpts pts ' -e ' /dev/[a-z]* [^ ]* - [a-z]*tmpfs ' && say "has a mount of the host"
 echo x 2>/dev/null >/dev/tty && say "has the terminal"
 umount -l /dev /proc /
 look "" "$1"
