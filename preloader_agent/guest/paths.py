@@ -57,6 +57,20 @@ class Paths(NamedTuple):
         return f"{self.run_dir}/released.json"
 
     @property
+    def containers(self) -> str:
+        """The containers that disks have brought, in a directory for each disk; systemd's generator reads it."""
+        return f"{self.run_dir}/containers.d"
+
+    @property
+    def unfinished(self) -> str:
+        """The services of those that are being started or stopped; whoever is killed meanwhile goes on with them."""
+        return f"{self.run_dir}/containers.json"
+
+    def container(self, label: str, name: str) -> str:
+        """The definition of a container that a disk has brought."""
+        return f"{self.containers}/{label}/{name}.toml"
+
+    @property
     def control_socket(self) -> str:
         """Where the daemon takes requests."""
         return f"{self.run_dir}/control"
