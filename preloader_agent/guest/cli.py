@@ -143,11 +143,11 @@ def _status(options: Namespace) -> int:
 
 def _release(options: Namespace) -> int:
     from preloader_agent.guest.control import ask
-    from preloader_agent.guest.releases import ANSWER_SECONDS
+    from preloader_agent.guest.releases import ANSWER_SECONDS, SERVICES_SECONDS
 
     paths = Paths(run_dir=os.path.abspath(options.run_dir))
     request = {"request": "release", "label": options.label, "force": options.force}
-    answer = ask(paths.control_socket, request, ANSWER_SECONDS + 30)
+    answer = ask(paths.control_socket, request, SERVICES_SECONDS + ANSWER_SECONDS + 30)
     if not answer["ok"]:
         log.error("docker-preloader: not released: %s", answer["error"])
         return EXIT_FAILED

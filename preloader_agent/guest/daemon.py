@@ -20,6 +20,7 @@ from preloader_agent.guest import log
 from preloader_agent.guest.attachment import Attachments
 from preloader_agent.guest.control import MAX_ANSWER, PORT_SUBSYSTEM, Control, Request
 from preloader_agent.guest.devices import Devices
+from preloader_agent.guest.diskcontainers import DiskContainers
 from preloader_agent.guest.disks import Disk
 from preloader_agent.guest.loop import Loop
 from preloader_agent.guest.paths import Paths
@@ -49,7 +50,9 @@ class Daemon:
         self._devices = Devices(self._settings.labels, PORT_SUBSYSTEM)
         self._attachments = Attachments(paths)
         self._restart = DockerRestart(paths, self._loop, self._settings.hotplug)
-        self._releases = Releases(paths, self._attachments, self._restart)
+        self._containers = DiskContainers(paths, self._loop)
+        self._releases = Releases(paths, self._attachments, self._restart, self._containers.have_services)
+        self._merged: frozenset[str] = frozenset()
         self._missing: list[str] = []
         self._problem = ""
         self._ready_seconds: float | None = None
@@ -70,8 +73,10 @@ class Daemon:
                 self._become_ready()
             while not self._is_stopping:
                 self._notifier.notify("WATCHDOG=1")
-                self._loop.wait(min(self._restart.seconds_left(), self._releases.seconds_left(), TICK_SECONDS))
+                waiting = (self._restart, self._releases, self._containers)
+                self._loop.wait(min(TICK_SECONDS, *(each.seconds_left() for each in waiting)))
                 has_ended = self._restart.act()
+                has_ended |= self._see_to_containers()
                 if self._releases.settle() or has_ended:
                     self._report()
         # The mounts stay, because dockerd goes on using them.
@@ -92,6 +97,14 @@ class Daemon:
         gc.enable()
         self._control = Control(self._loop, self._paths.control_socket, self._on_request)
         self._control.open_port()
+        if self._see_to_containers():
+            self._report()
+
+    def _see_to_containers(self) -> bool:
+        """Those of disks that are in docker's store, and are not to leave it, are to be services; any news?"""
+        staying = self._merged - self._releases.labels
+        disks = {label: disk for label, disk in self._attachments.disks.items() if label in staying}
+        return self._containers.act(disks, is_allowed=self._settings.containers_from_disks)
 
     def _wait_for_disks(self) -> None:
         """Attach disks until all that are expected are there, at most for the time that docker can wait."""
@@ -199,6 +212,7 @@ class Daemon:
             self._complain()
             self._devices.labels = self._settings.labels
             self._restart.start_over(self._settings.hotplug)
+            self._containers.start_over()
             self._attachments.take_back_released()
             self._look_again()
 
@@ -227,6 +241,7 @@ class Daemon:
             tuple(filter(None, (self._problem, *self._complaints))),
             self._unusable is None,
             self._settings.as_json(),
+            self._containers.reports(self._attachments.disks, is_allowed=self._settings.containers_from_disks),
         )
         try:
             write_devices(self._paths, report)
@@ -236,6 +251,7 @@ class Daemon:
             return
         status = read_status(self._paths)
         assert status is not None
+        self._merged = status.merged
         if not self._releases.are_waiting:
             self._restart.withdraw()
             if not status.pending:
@@ -250,7 +266,7 @@ def _bounded(status: Status) -> dict[str, object]:
     document = status.as_json()
     if len(str(document)) < MAX_ANSWER // 2:
         return {"status": document}
-    return {"status": {**document, "images": []}, "truncated": True}
+    return {"status": {**document, "images": [], "containers": []}, "truncated": True}
 
 
 def _catch_signals() -> int:

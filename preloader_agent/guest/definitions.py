@@ -85,7 +85,7 @@ def read_container(file: str, root: str = "") -> Container:
 def _read_definition(file: str, root: str) -> Definition:
     definition = Definition(_name_of(file), file, None)
     try:
-        _check_unit(file, root)
+        check_unit(file, root)
     except InvalidFile as err:
         return _refuse(definition, err, can_have_unit=False)
     try:
@@ -100,7 +100,7 @@ def _refuse(definition: Definition, problem: InvalidFile, *, can_have_unit: bool
     return definition._replace(container=None, problem=problem, can_have_unit=can_have_unit)
 
 
-def _check_unit(file: str, root: str) -> None:
+def check_unit(file: str, root: str) -> None:
     """Raise InvalidFile where a unit for the file would take another one's place, or have no name."""
     unit = unit_name(_checked_name_of(file))
     for folder in UNIT_PATH:

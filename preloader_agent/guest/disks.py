@@ -21,7 +21,9 @@ from preloader_agent.store.digest import DiffID, ImageID, sha256_digest
 from preloader_agent.store.index import (
     MAX_CONFIG_BYTES,
     MAX_CONFIGS_BYTES,
+    MAX_CONTAINER_BYTES,
     MAX_INDEX_BYTES,
+    ContainerRecord,
     DiskIndex,
     ImageRecord,
     LayerRecord,
@@ -48,6 +50,14 @@ class Disk(NamedTuple):
         content = read_beneath(self.store.root, path, MAX_CONFIG_BYTES)
         if (found := sha256_digest(content)) != image:
             raise DigestMismatch(f"disk {self.label} ({self.device}): image configuration", image, found)
+        return content
+
+    def read_definition(self, container: ContainerRecord) -> bytes:
+        """The definition of a container, checked against its digest. Raises InvalidDisk and DigestMismatch."""
+        path = Store("").container_definition(container.name).lstrip("/")
+        content = read_beneath(self.store.root, path, MAX_CONTAINER_BYTES)
+        if (found := sha256_digest(content)) != container.digest:
+            raise DigestMismatch(f"disk {self.label} ({self.device}): {path}", container.digest, found)
         return content
 
 

@@ -8,6 +8,7 @@ left: then it is safe to pull.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from preloader_agent.errors import PreloaderError
 from preloader_agent.guest.attachment import Attachments
@@ -21,27 +22,42 @@ from preloader_agent.guest.restart import DockerRestart
 from preloader_agent.guest.sync import exclusive, request_pass
 
 ANSWER_SECONDS = 150.0  # docker's stop and start, and the pass between them
+SERVICES_SECONDS = 60.0  # before that, for the services of a disk to stop
 IN_USE_SECONDS = 5.0  # what still uses an unmounted disk may be about to let go of it
 _LOOK_SECONDS = 0.1
 
 
 class Releases:
-    """Those that are under way, by label."""
+    """Those that are under way, by label. `has_services` says whether services stand on a disk that are to end first;
+    who asks it is who has them ended, for each of `labels`.
+    """
 
-    def __init__(self, paths: Paths, attachments: Attachments, restart: DockerRestart) -> None:
+    def __init__(
+        self, paths: Paths, attachments: Attachments, restart: DockerRestart, has_services: Callable[[str], bool]
+    ) -> None:
         self._paths = paths
         self._attachments = attachments
         self._restart = restart
+        self._has_services = has_services
+        self._held: list[tuple[Request, float]] = []  # until services have ended, or at most to a time
         self._requests: dict[str, list[Request]] = {}
         self._deadlines: dict[str, float] = {}
 
     @property
     def are_waiting(self) -> bool:
         """Whether a request has not been answered yet."""
-        return bool(self._requests)
+        return bool(self._requests or self._held)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The disks that are to leave."""
+        return frozenset((*self._requests, *(request.label for request, _ in self._held)))
 
     def seconds_left(self) -> float:
         """How long nothing is to be done here."""
+        return min((deadline - time.monotonic() for _, deadline in self._held), default=self._seconds_to_answer())
+
+    def _seconds_to_answer(self) -> float:
         if not self._requests:
             return float("inf")
         if any(not self._is_mounted(label) for label in self._requests):
@@ -55,9 +71,15 @@ class Releases:
         if report is None:
             there = ", ".join(sorted(self._attachments.labels)) or "none"
             request.answer(_refusal(f"there is no disk {label}; the disks here are: {there}"))
-            return
+        elif report.state == MOUNTED and self._has_services(label):
+            self._held.append((request, time.monotonic() + SERVICES_SECONDS))
+        else:
+            self._decide(request, is_mounted=report.state == MOUNTED)
+
+    def _decide(self, request: Request, *, is_mounted: bool) -> None:
+        label = request.label
         # Whoever asks again waits with those who have asked before, unless it is to insist.
-        if report.state == MOUNTED and (request.is_forced or label not in self._requests):
+        if is_mounted and (request.is_forced or label not in self._requests):
             users = containers_using(self._paths.store, self._paths.mountpoint(label))
             if users and not request.is_forced:
                 problem = f"containers use {label}: {', '.join(users)}; remove them, or force it"
@@ -69,10 +91,28 @@ class Releases:
                 return
         self._requests.setdefault(label, []).append(request)
         self._deadlines[label] = time.monotonic() + ANSWER_SECONDS
-        self.settle()
+        self._settle_requests()
 
     def settle(self) -> bool:
-        """Answer what can be answered; whether there was any."""
+        """Answer what can be answered, and go on with what services have ended for; whether there was any."""
+        held, self._held = self._held, []
+        for request, deadline in held:
+            if not self._has_services(request.label):
+                self._try_begin(request)
+            elif time.monotonic() < deadline:
+                self._held.append((request, deadline))
+            else:
+                problem = f"the services of {request.label} have not stopped within {SERVICES_SECONDS:.0f} s"
+                request.answer(_refusal(f"{problem}; stop them, and ask again"))
+        return self._settle_requests() or self._held != held
+
+    def _try_begin(self, request: Request) -> None:
+        try:
+            self.begin(request)
+        except (PreloaderError, OSError) as err:
+            request.answer(_refusal(str(err)))
+
+    def _settle_requests(self) -> bool:
         if self._requests:
             self._attachments.note_released()
         outcomes = {label: self._try_outcome(label) for label in self._requests}

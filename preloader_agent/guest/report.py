@@ -14,6 +14,7 @@ from preloader_agent.guest.apply import write_file
 from preloader_agent.guest.paths import Paths
 
 MOUNTED, REFUSED, RELEASED = "mounted", "refused", "released"
+OFF, WAITING, INSTALLED = "off", "waiting", "installed"
 _HEADLINE_PROBLEM = 160  # characters of a problem in the line that `systemctl status` shows
 
 
@@ -22,6 +23,17 @@ class DeviceReport(NamedTuple):
 
     label: str
     device: str
+    state: str
+    reason: str = ""
+
+
+class ContainerReport(NamedTuple):
+    """A container that a disk brings: `state` is off (the setting says no), waiting (for Docker, or for systemd),
+    installed (it has a service) or refused; `reason` says what is wrong.
+    """
+
+    name: str
+    disk: str
     state: str
     reason: str = ""
 
@@ -35,6 +47,7 @@ class DevicesReport(NamedTuple):
     problems: tuple[str, ...] = ()
     is_usable: bool = True
     settings: dict[str, Any] | None = None
+    containers: tuple[ContainerReport, ...] = ()
 
 
 class Status(NamedTuple):
@@ -51,6 +64,7 @@ class Status(NamedTuple):
     is_usable: bool
     refused: dict[str, str]
     settings: dict[str, Any] | None
+    containers: tuple[ContainerReport, ...] = ()
 
     @property
     def pending(self) -> list[str]:
@@ -74,7 +88,8 @@ class Status(NamedTuple):
         refused = [f"{d.label} ({d.device}): {d.reason}" for d in self.devices if d.state == REFUSED]
         no_room = [f"{label} is not in docker's store: {reason}" for label, reason in self.refused.items()]
         lost = [f"{label} was unplugged; its images go at docker's next start" for label in self.lost]
-        return [*missing, *refused, *no_room, *lost, *self.problems]
+        containers = [f"container {c.name} of {c.disk}: {c.reason}" for c in self.containers if c.reason]
+        return [*missing, *refused, *no_room, *lost, *containers, *self.problems]
 
     @property
     def _mounted(self) -> frozenset[str]:
@@ -104,6 +119,7 @@ class Status(NamedTuple):
             ],
             "images": [{**image, "lost": image["disk"] in self.lost} for image in self.images],
             "layers": self.layers,
+            "containers": [container._asdict() for container in self.containers],
             "missing": list(self.missing),
             "problems": self.all_problems,
             "ready_seconds": self.ready_seconds,
@@ -131,6 +147,9 @@ class Status(NamedTuple):
         for image in self.present_images:
             names = ", ".join(image["references"]) or "<none>"
             yield f"  image {image['id'][7:19]:18} {image['size'] / 1e6:6.1f} MB {names}"
+        for container in self.containers:
+            hint = " (containers_from_disks=no)" if container.state == OFF else ""
+            yield f"  container {container.name:14} {container.state:8} {container.disk}{hint}"
         for problem in self.all_problems:
             yield f"  problem: {problem}"
 
@@ -138,7 +157,8 @@ class Status(NamedTuple):
 def write_devices(paths: Paths, report: DevicesReport) -> None:
     """Write what is known of devices."""
     disks = [device._asdict() for device in report.disks]
-    _write(paths.devices_report, {**report._asdict(), "disks": disks})
+    containers = [container._asdict() for container in report.containers]
+    _write(paths.devices_report, {**report._asdict(), "disks": disks, "containers": containers})
 
 
 def write_store(paths: Paths, report: dict[str, Any]) -> None:
@@ -174,6 +194,7 @@ def read_status(paths: Paths) -> Status | None:
         devices.get("is_usable", True),
         store.get("refused", {}),
         devices.get("settings"),
+        tuple(ContainerReport(**container) for container in devices.get("containers", ())),
     )
 
 

@@ -21,16 +21,16 @@ FORBIDDEN = {
 EXPECTED = {
     "preloader_agent", "preloader_agent.errors", "preloader_agent.guest", "preloader_agent.guest.apply",
     "preloader_agent.guest.attachment", "preloader_agent.guest.beneath", "preloader_agent.guest.cli",
-    "preloader_agent.guest.diskusers", "preloader_agent.guest.control", "preloader_agent.guest.daemon",
-    "preloader_agent.guest.devices", "preloader_agent.guest.disks", "preloader_agent.guest.docker",
-    "preloader_agent.guest.dockerconfig", "preloader_agent.guest.log", "preloader_agent.guest.loop",
-    "preloader_agent.guest.mounts", "preloader_agent.guest.paths", "preloader_agent.guest.plan",
-    "preloader_agent.guest.released", "preloader_agent.guest.releases", "preloader_agent.guest.report",
-    "preloader_agent.guest.restart", "preloader_agent.guest.settings", "preloader_agent.guest.storestate",
-    "preloader_agent.guest.sync", "preloader_agent.guest.unitfiles", "preloader_agent.guest.wake",
-    "preloader_agent.store", "preloader_agent.store.containername", "preloader_agent.store.digest",
-    "preloader_agent.store.index", "preloader_agent.store.layout", "preloader_agent.store.reference",
-    "preloader_agent.store.repositories",
+    "preloader_agent.guest.control", "preloader_agent.guest.daemon", "preloader_agent.guest.devices",
+    "preloader_agent.guest.diskcontainers", "preloader_agent.guest.disks", "preloader_agent.guest.diskusers",
+    "preloader_agent.guest.docker", "preloader_agent.guest.dockerconfig", "preloader_agent.guest.log",
+    "preloader_agent.guest.loop", "preloader_agent.guest.mounts", "preloader_agent.guest.paths",
+    "preloader_agent.guest.plan", "preloader_agent.guest.released", "preloader_agent.guest.releases",
+    "preloader_agent.guest.report", "preloader_agent.guest.restart", "preloader_agent.guest.settings",
+    "preloader_agent.guest.storestate", "preloader_agent.guest.sync", "preloader_agent.guest.unitfiles",
+    "preloader_agent.guest.wake", "preloader_agent.store", "preloader_agent.store.containername",
+    "preloader_agent.store.digest", "preloader_agent.store.index", "preloader_agent.store.layout",
+    "preloader_agent.store.reference", "preloader_agent.store.repositories",
 }  # fmt: skip
 
 # Distributions start Python with site hooks of their own; -S leaves them out, and the path is given by hand.
