@@ -23,7 +23,7 @@ MAX_ANSWER = 1 << 20  # bytes; the agent shortens what would be longer
 PING_TIMEOUT = 10.0  # an agent that runs answers at once, unless it is just merging disks on a busy host
 PING_RETRY = 0.5  # an agent that starts, or whose kernel has not seen yet that we connected, loses what is sent
 STATUS_TIMEOUT = 30.0
-RELEASE_TIMEOUT = 180.0  # the guest bounds what it does by 150 s: docker is stopped and started
+RELEASE_TIMEOUT = 240.0  # the guest bounds what it does by 210 s: services are stopped, docker is stopped and started
 
 _PEER = "control channel"
 _MAX_PROBLEM = 2000  # characters of a refusal that a person still reads
