@@ -10,7 +10,7 @@ import pytest
 from preloader_agent.guest import control, mounts
 from preloader_agent.host import verification
 from preloader_agent.host.run import run
-from preloader_agent.store import index
+from preloader_agent.store import containername, index
 from tests.test_units import UNITS, hardening, needs_analyze
 
 PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
@@ -56,6 +56,9 @@ def test_the_bounds_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"at most {index.MAX_IMAGES} images and {index.MAX_DISK_LAYERS} layers" in text
     assert f"an index of at most {index.MAX_INDEX_BYTES >> 20} MiB" in text
+    definition = f"at most {index.MAX_CONTAINER_BYTES >> 10} KiB, and a disk has at most {index.MAX_CONTAINERS};"
+    assert definition in text
+    assert f"(no path, at most {containername.MAX_NAME} letters," in text
     assert f"at most {control.MAX_REQUEST} bytes and an answer at most {control.MAX_ANSWER >> 20} MiB" in text
     memory, seconds = verification._E2FSCK_MEMORY, verification._E2FSCK_BOUND
     assert f"at most {memory >> 30} GiB of memory and {seconds:.0f} seconds" in text

@@ -89,7 +89,7 @@ class DiskServices:
         try:
             return self._begin(wanted) if self._plan is None else self._go_on()
         except OSError as err:
-            log.warning("not changing the services of disks: %s; trying again in %g s", err, RETRY_SECONDS)
+            log.warning("not changing the services of disks: %s; trying again later", err)
             self._end(retry_after=RETRY_SECONDS)
             return True
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from preloader_agent.host.disk import BuildOptions, build_disk
 from preloader_agent.host.run import run
+from tests.diskcontainers import write_definitions
 from tests.images import Image, write_docker_archive
 
 
@@ -17,12 +18,3 @@ def make_raw_disk(path: Path, *images: Image, containers: Mapping[str, str] | No
     build_disk([archive], path.with_suffix(".qcow2"), options)
     run(["qemu-img", "convert", "-O", "raw", path.with_suffix(".qcow2"), path.with_suffix(".raw")])
     return path.with_suffix(".raw")
-
-
-def write_definitions(folder: Path, containers: Mapping[str, str]) -> tuple[Path, ...]:
-    """Files NAME.toml in a new folder."""
-    folder.mkdir()
-    files = {folder / f"{name}.toml": text for name, text in containers.items()}
-    for path, text in files.items():
-        path.write_text(text)
-    return tuple(files)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from preloader_agent.host.run import find_tool
-from tests.images import Image, app_image, make_layer
-from tests.images.layer import directory, file
+from tests.diskcontainers import clock_image, waiting_container
+from tests.images import app_image
 from tests.system.disks import make_raw_disk
 from tests.system.nspawn import NspawnGuest
 from tests.system.views import label_of, starts_of_docker, states_of, status_of
@@ -21,29 +20,15 @@ SETTING = {"etc/docker-preloader.conf": f"{ON}\n"}
 FOLDER, NOTE = "/run/docker-preloader/containers.d", "/run/docker-preloader/containers.json"
 
 
-def definition(image: str, *lines: str, word: str = "") -> str:
-    """A container that does nothing until it is told to end, by one signal or the other."""
-    cmd = json.dumps(
-        ["/bin/busybox", "sh", "-c", f"trap 'exit 0' INT TERM; while true; do /bin/busybox sleep 0.1; done # {word}"]
-    )
-    return "\n".join([f'image = "{image}"', f"cmd = {cmd}", 'networks = ["none"]', 'user = "0"', *lines, ""])
-
-
-WEB = definition("app:1", 'depends_on = ["db"]')
-DB = definition("app:1").replace("exit 0", "exit 9")  # its service has failed when it was stopped
-CLOCK = definition("clock:1")
-
-
-def clock_image() -> Image:
-    """An image that shares no layer with others: nothing of it stands on another disk."""
-    busybox = file("bin/busybox", Path(find_tool("busybox", "install busybox-static")).read_bytes(), 0o755)
-    return Image((make_layer([*map(directory, ("bin", "dev", "etc", "proc", "sys")), busybox]),), ("clock:1",), {})
+WEB = waiting_container("app:1", 'depends_on = ["db"]')
+DB = waiting_container("app:1", status=9)  # its service has failed when it was stopped
+CLOCK = waiting_container("clock:1")
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk with two containers, of which the second needs the first, and one that is not started by itself."""
-    containers = {"web": WEB, "db": DB, "tool": definition("app:1", "auto_start = false")}
+    containers = {"web": WEB, "db": DB, "tool": waiting_container("app:1", "auto_start = false")}
     return make_raw_disk(tmp_path_factory.mktemp("disk") / "app", app_image(), containers=containers)
 
 
@@ -139,7 +124,7 @@ def test_the_setting_decides_and_what_cannot_be_used_is_refused_alone(tree: Path
     disk.write_bytes(content[:start] + b"#" + content[start + 1 :])  # the first by name: of "damaged"
     files = {
         "etc/docker-preloader.conf": f"{OFF}\n",
-        "etc/docker-preloader/containers.d/mine.toml": definition("clock:1", word="mine"),
+        "etc/docker-preloader/containers.d/mine.toml": CLOCK,
         "etc/systemd/system/docker-registry.service": "[Service]\nExecStart=sleep infinity\n",
     }
     with NspawnGuest(tree, [disk], files=files) as guest:

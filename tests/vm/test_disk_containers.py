@@ -1,0 +1,57 @@
+"""Disks that bring containers, in a real guest without a network: they run when the disk is there, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.host.vm.driver import Vm
+from tests.diskcontainers import clock_image, waiting_container
+from tests.images import app_image
+from tests.vm.disks import make_disk
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    containers = {"web": waiting_container("app:1", 'depends_on = ["db"]'), "db": waiting_container("app:1")}
+    return make_disk(tmp_path_factory.mktemp("cold"), app_image(), containers=containers)
+
+
+@pytest.fixture(scope="module")
+def hot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    containers = {"clock": waiting_container("clock:1")}
+    return make_disk(tmp_path_factory.mktemp("hot"), clock_image(), containers=containers)
+
+
+@pytest.fixture(scope="module")
+def vm(guest: Path, cold: Path) -> Iterator[Vm]:
+    """A guest that was started with the first disk."""
+    credentials = {"docker-preloader.containers_from_disks": "yes", "docker-preloader.hotplug": "restart"}
+    with Vm(replace(VmConfig.of_guest(guest), disks=(cold,), credentials=credentials)) as vm:
+        vm.wait_booted()
+        yield vm
+
+
+def wait_running(vm: Vm, *names: str) -> None:
+    """These containers, and no others."""
+    wanted = " ".join(sorted(names))
+    vm.wait_until_succeeds(f"[ \"$(docker ps --format '{{{{.Names}}}}' | sort | xargs)\" = '{wanted}' ]")
+    vm.succeed(f"systemctl is-active {' '.join(f'docker-{name}' for name in names)}")
+
+
+def test_the_containers_of_disks_come_and_go_with_them(vm: Vm, hot: Path) -> None:
+    wait_running(vm, "db", "web")
+    label = vm.attach(hot, wait=True)
+    wait_running(vm, "clock", "db", "web")
+    vm.detach(label)  # which asks first: containers that use the disk would be in the way
+    wait_running(vm, "db", "web")
+    vm.fail("systemctl cat docker-clock")
+    vm.attach(hot, wait=True)
+    wait_running(vm, "clock", "db", "web")
+    vm.unplug(label)
+    wait_running(vm, "db", "web")
+    assert vm.succeed("systemctl list-units --failed --plain --no-legend") == ""
