@@ -98,6 +98,13 @@ in
         runs, or not by the agent.
       '';
     };
+    containersFromDisks = lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      description = ''
+        Whether the containers that disks bring run as services. Whoever can attach a disk has root in the machine then.
+      '';
+    };
   };
 
   config = lib.mkIf cfg.enable (
@@ -122,6 +129,7 @@ in
           timeout=${toString cfg.timeout}
           required=${yesOrNo cfg.required}
           hotplug=${cfg.hotplug}
+          containers_from_disks=${yesOrNo cfg.containersFromDisks}
         '';
         environment.systemPackages = [ cfg.package ];
         services.udev.packages = [ cfg.package ];

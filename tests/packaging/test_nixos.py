@@ -71,7 +71,8 @@ def test_files_parse(name: str) -> None:
 
 
 def test_there_is_an_option_for_each_setting() -> None:
-    assert set(evaluate()["options"]) > {*Settings._fields, "images", "qcowSize"}
+    options = {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name) for name in evaluate()["options"]}
+    assert options > {*Settings._fields, "images", "qcow_size"}
 
 
 def test_defaults_are_the_agents(tmp_path: Path) -> None:
@@ -88,8 +89,8 @@ def test_defaults_are_the_agents(tmp_path: Path) -> None:
 )
 def test_what_a_configuration_says_reaches_the_agent(tmp_path: Path, expect: object, expected: Expectation) -> None:
     user = {"enable": True, "labels": ["dpl-*", "old?"], "expect": expect, "timeout": 90}
-    user |= {"required": True, "hotplug": "defer"}
-    assert settings_of(user, tmp_path) == Settings(("dpl-*", "old?"), expected, 90.0, True, "defer")
+    user |= {"required": True, "hotplug": "defer", "containersFromDisks": True}
+    assert settings_of(user, tmp_path) == Settings(("dpl-*", "old?"), expected, 90.0, True, "defer", True)
 
 
 def test_a_machine_without_images_is_left_alone() -> None:
