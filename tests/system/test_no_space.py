@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from preloader_agent.host.run import run
 from tests import images
+from tests.host.command import COMMAND, PYTHONPATH
 
 
 @pytest.fixture(params=["64k", "3M", "5M", "7500k"])
@@ -28,9 +27,8 @@ def small_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pat
 def test_no_space_left(small_folder: Path, tmp_path: Path) -> None:
     archive = images.write_docker_archive([images.app_image(), images.edge_image()], tmp_path / "x.tar")
     (small_folder / "x.qcow2").write_text("an older disk")
-    argv = [sys.executable, "-c", "from preloader_agent.host.cli import main; main()", "build"]
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    log = run([*argv, archive, "-o", small_folder / "x.qcow2"], env=path, ok=(1,), with_stderr=True)
+    argv: list[str | Path] = [*COMMAND, "build", archive, "-o", small_folder / "x.qcow2"]
+    log = run(argv, env={"PYTHONPATH": PYTHONPATH}, ok=(1,), with_stderr=True)
     expected = (
         f"preloader: {small_folder}/x.qcow2: no space left, or a limit reached; up to three times its size is needed "
         "there while it is made: free some, or write it elsewhere\n"
@@ -38,3 +36,18 @@ def test_no_space_left(small_folder: Path, tmp_path: Path) -> None:
     assert log == expected
     assert (small_folder / "x.qcow2").read_text() == "an older disk"
     assert len(list(small_folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("small_folder", ["64k", "3M"], indirect=True)
+@pytest.mark.parametrize("target", ["file", "-"])
+def test_no_space_left_for_an_archive(small_folder: Path, tmp_path: Path, target: str) -> None:
+    """Beside the archive, or where what goes to standard output is read to."""
+    archive = images.write_docker_archive([images.app_image()], tmp_path / "x.tar")
+    output = small_folder / "x.tar" if target == "file" else target
+    argv: list[str | Path] = ["sh", "-c", '"$@" >/dev/null', "sh", *COMMAND, "image", "merge", archive, "-o", output]
+    log = run(argv, env={"PYTHONPATH": PYTHONPATH, "TMPDIR": str(small_folder)}, ok=(1,), with_stderr=True)
+    where = output if target == "file" else small_folder
+    assert log.startswith(
+        f"preloader: {where}: no space left, or a limit reached; up to three times its size is needed "
+    )
+    assert list(small_folder.iterdir()) == []

@@ -107,6 +107,11 @@ def test_what_was_changed(recipe: Path, program: Path, tmp_path: Path, change: s
     assert said.endswith("; write it again: preloader image stream\n")
     assert b"manifest.json" not in (tmp_path / "tmp" / "x.tar").read_bytes()
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["x.tar"]
+
+
+@ONE
+def test_no_disk_is_built_of_what_was_changed(recipe: Path, program: Path, tmp_path: Path) -> None:
+    (recipe.parent / "web/srv/index.html").write_text("HELLO\n")
     with pytest.raises(CommandFailed, match="exit status 1"):
         build_disk([program], tmp_path / "x.qcow2")
     assert not (tmp_path / "x.qcow2").exists()
