@@ -81,7 +81,7 @@ def _read_reference(table: Table) -> Reference:
 
 def _read_base(table: Table, folder: Path) -> Path | None:
     base = table.text("base")
-    if base.startswith((REGISTRY, DAEMON)):
+    if base == "-" or base.startswith((REGISTRY, DAEMON)):
         raise table.invalid(
             "base", "expected an archive, which `preloader image pull` or `docker save` makes of an image"
         )

@@ -106,6 +106,7 @@ def test_a_name_is_enough(folder: Path) -> None:
         ('name = "app"\n[config]\nStopSignal = "stop it"', ":3: config.StopSignal: expected a signal, such as SIGTERM"),
         ('name = "app"\nbase_tag = "1"', ":2: base_tag: there is no base to take an image of"),
         ('name = "app"\nbase = "docker://redis:8"', ":2: base: expected an archive, which `preloader image pull` or"),
+        ('name = "app"\nbase = "-"', ":2: base: expected an archive, which"),
         ('name = "app"\ncontents = "site"', ":2: contents: expected a list of texts, found 'site'"),
         ('name = "app"\ncontents = ["nowhere"]', "nowhere is not a directory"),
         ('name = "app"\ncontents = ["app.toml"]', "app.toml is not a directory"),
