@@ -335,6 +335,60 @@ def test_settings_alone(daemon: Dockerd, folder: Path) -> None:
     assert daemon.run("set:latest") == "set\n"
 
 
+DOCKERFILE = """
+FROM inherited:1
+ENV A=recipe NEW=b=c
+LABEL own="a label"
+EXPOSE 80 53/udp
+VOLUME /data
+USER nobody
+STOPSIGNAL SIGINT
+"""
+SETTINGS = """
+name = "built"
+base = "inherited.tar"
+
+[config]
+Env = ["A=recipe", "NEW=b=c"]
+Labels = { own = "a label" }
+ExposedPorts = { "80" = {}, "53/udp" = {} }
+Volumes = { "/data" = {} }
+User = "nobody"
+StopSignal = "SIGINT"
+"""
+
+
+@pytest.mark.parametrize(
+    ("commands", "settings"),
+    [
+        ("", ""),
+        ('CMD ["x", "y"]', 'Cmd = ["x", "y"]'),
+        ('ENTRYPOINT ["x"]', 'Entrypoint = ["x"]'),
+        ('CMD ["y"]\nENTRYPOINT ["x"]', 'Cmd = ["y"]\nEntrypoint = ["x"]'),
+        ("WORKDIR /etc", 'WorkingDir = "/etc"'),
+    ],
+)
+def test_settings_are_inherited_as_by_docker_build(daemon: Dockerd, folder: Path, commands: str, settings: str) -> None:
+    inherited = {
+        "Cmd": ["sh"],
+        "Entrypoint": ["cat"],
+        "Env": ["PATH=/bin", "A=base", "B=base"],
+        "ExposedPorts": {"443/tcp": {}},
+        "Labels": {"of": "base", "own": "other"},
+        "Volumes": {"/tmp": {}},
+        "WorkingDir": "/root",
+    }
+    base = replace(base_image(), references=("inherited:1",), config=inherited)
+    daemon.docker("load", "--input", write_docker_archive([base], folder / "inherited.tar"))
+    (folder / "app.toml").write_text(SETTINGS + settings)
+    build_image(folder / "app.toml", str(folder / "app.tar"), 1, OPTIONS)
+    built = load(daemon, folder / "app.tar")["Config"]
+    daemon.docker("build", "--quiet", "--tag", "dockers:1", "-", stdin=(DOCKERFILE + commands).encode())
+    of_docker = daemon.inspect("dockers:1")["Config"]
+    about_its_making = ("Hostname", "Image")
+    assert {**built, **dict.fromkeys(about_its_making)} == {**of_docker, **dict.fromkeys(about_its_making)}
+
+
 def test_without_a_base(daemon: Dockerd, folder: Path) -> None:
     (folder / "contents" / "busybox").write_bytes(Path(find_tool("busybox", "install busybox-static")).read_bytes())
     (folder / "contents" / "busybox").chmod(0o755)
