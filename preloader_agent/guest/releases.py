@@ -55,7 +55,7 @@ class Releases:
 
     def seconds_left(self) -> float:
         """How long nothing is to be done here."""
-        return min((deadline - time.monotonic() for _, deadline in self._held), default=self._seconds_to_answer())
+        return min([self._seconds_to_answer(), *(deadline - time.monotonic() for _, deadline in self._held)])
 
     def _seconds_to_answer(self) -> float:
         if not self._requests:
