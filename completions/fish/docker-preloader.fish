@@ -50,7 +50,7 @@ function _shtab_docker_preloader_using
   test "$_shtab_docker_preloader_cmdpath" = "$argv"
 end
 
-set -g _shtab_docker_preloader_commands run status release sync
+set -g _shtab_docker_preloader_commands run status release sync containers 'containers check' 'containers show' 'containers generate' 'containers prepare' 'containers wait' 'containers remove'
 set -g _shtab_docker_preloader_opts_with_value --device --docker-pidfile --docker-root --run-dir
 
 complete -c docker-preloader -e
@@ -76,3 +76,19 @@ complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l release-
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l docker-root -xka "(__fish_complete_directories)" -d 'A data directory, instead of the one that Docker is configured to use.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l docker-pidfile -xka "(__fish_complete_path (commandline -ct))" -d 'The pid file of the dockerd that uses it.'
 complete -c docker-preloader -n '_shtab_docker_preloader_using sync' -l run-dir -xka "(__fish_complete_directories)" -d 'Where the agent keeps its state and mounts disks, instead of /run/docker-preloader.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using; and test $_shtab_docker_preloader_npos -eq 0' -a containers -d 'What runs containers as services of the machine.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers' -s h -l help -d 'show this help message and exit'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers; and test $_shtab_docker_preloader_npos -eq 0' -a check -d 'Say what is wrong with files that describe containers.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers check' -s h -l help -d 'show this help message and exit'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers; and test $_shtab_docker_preloader_npos -eq 0' -a show -d 'Print the systemd unit of a container.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers show' -s h -l help -d 'show this help message and exit'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers; and test $_shtab_docker_preloader_npos -eq 0' -a generate -d 'Write the units of all containers; systemd'"'"'s generator calls it.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers generate' -s h -l help -d 'show this help message and exit'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers generate; and test $_shtab_docker_preloader_npos -eq 0' -ka "(__fish_complete_directories)" -d 'The folder for them.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers; and test $_shtab_docker_preloader_npos -eq 0' -a prepare -d 'See to a container'"'"'s image, and to what is left of its last run.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers prepare' -s h -l help -d 'show this help message and exit'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers prepare; and test $_shtab_docker_preloader_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'The file that describes it.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers; and test $_shtab_docker_preloader_npos -eq 0' -a wait -d 'Wait until a container has started, or $MAINPID has ended.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers wait' -s h -l help -d 'show this help message and exit'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers; and test $_shtab_docker_preloader_npos -eq 0' -a remove -d 'Remove a container that its service has made.'
+complete -c docker-preloader -n '_shtab_docker_preloader_using containers remove' -s h -l help -d 'show this help message and exit'
