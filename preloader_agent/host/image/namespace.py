@@ -15,7 +15,7 @@ import pwd
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from preloader_agent.host.diskimage import large_files_folder
 from preloader_agent.host.image.filesystem import children_of, walk
 from preloader_agent.host.image.shellparts import named_part, part_words
 from preloader_agent.host.image.tarwriter import Read, tar_chunks
+from preloader_agent.host.interruptions import put_off
 from preloader_agent.host.node import Node
 from preloader_agent.host.run import feed, find_tool, run, start_attended, stream_output
 from preloader_agent.host.tarstream import BLK, CHR, DIR, show_name
@@ -103,15 +104,29 @@ def _keep_namespace() -> Iterator[Namespace]:
     with ExitStack() as stack:
         log = stack.enter_context(open(os.memfd_create("stderr"), "w+b"))
         # The first program of a user namespace has no rights in it, since it is started before there are any users.
-        holder = stack.enter_context(start_attended(["unshare", "--user", "cat"], log=log))
+        holder = stack.enter_context(_attend(["unshare", "--user", "cat"], log))
         _await_echo(holder, log)
         _map_users(holder.pid)
         keeping = [*_entering(holder.pid), *part_words("keep-namespace", parent)]
-        keeper = stack.enter_context(start_attended(keeping, log=log))
+        keeper = stack.enter_context(_attend(keeping, log))
         folder = _read_line(keeper, log)
         _await_echo(keeper, log)
         enter = [*_entering(keeper.pid), f"--pid=/proc/{keeper.pid}/ns/pid_for_children"]
         yield Namespace(tuple(enter), folder)
+
+
+@contextmanager
+def _attend(argv: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends, in its own time, when its input does; it is waited for."""
+    program = start_attended(argv, log=log)
+    try:
+        yield program
+    finally:
+        with put_off():  # Popen's own waits for a quarter of a second when it is Ctrl-C that ends the block
+            for pipe in (program.stdin, program.stdout):
+                assert pipe is not None
+                pipe.close()
+            program.wait()
 
 
 def _entering(pid: int) -> list[str]:
