@@ -68,13 +68,8 @@ class Table:
 
     def mapping(self, key: str) -> dict[str, str]:
         """A table of texts, empty if there is none."""
-        expected = 'a table of texts, such as { NAME = "value" }'
-        return self.value(
-            key,
-            lambda value: {
-                _checked_text(name): _checked_text(each) for name, each in _checked(value or {}, dict, expected).items()
-            },
-        )
+        found = self.table(key)
+        return {name: found.text(name) for name in found._values}
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """true or false."""

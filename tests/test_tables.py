@@ -69,7 +69,7 @@ def test_values_are_read() -> None:
         (lambda t: t.table("config").text("count"), "web.toml:14: config.count: expected text in quotes, found 7"),
         (lambda t: t.table("config").number("count", 1, 8, 9), "config.count: expected a whole number from 8 to 9"),
         (lambda t: t.table("config").number("is_on", 1, 0, 9), "web.toml:15: config.is_on: expected a whole number"),
-        (lambda t: t.table("config").mapping("words"), "web.toml:16: config.words: expected text in quotes, found 2"),
+        (lambda t: t.table("config").mapping("words"), "web.toml:16: config.words.B: expected text in quotes, found 2"),
         (lambda t: t.table("name"), "web.toml:2: name: expected a table [name], found 'web'"),
         (lambda t: t.tables("config"), "web.toml:13: config: expected tables [[config]], found a table"),
         (lambda t: t.tables("rules")[1].text("path"), "web.toml:22: rules.path: expected text in quotes, found 1"),

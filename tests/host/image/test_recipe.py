@@ -101,7 +101,7 @@ def test_a_name_is_enough(folder: Path) -> None:
         ('name = "app"\n[config]\nExposedPorts = { x = {} }', ":3: config.ExposedPorts: expected a table such as"),
         ('name = "app"\n[config]\nVolumes = { x = {} }', ":3: config.Volumes: expected a table such as"),
         ('name = "app"\n[config]\nVolumes = { "/x" = 1 }', ":3: config.Volumes: expected a table such as"),
-        ('name = "app"\n[config]\nLabels = { x = 1 }', ":3: config.Labels: expected text in quotes, found 1"),
+        ('name = "app"\n[config]\nLabels = { x = 1 }', ":3: config.Labels.x: expected text in quotes, found 1"),
         ('name = "app"\n[config]\nWorkingDir = "srv"', ":3: config.WorkingDir: expected a path from the root on"),
         ('name = "app"\n[config]\nStopSignal = "stop it"', ":3: config.StopSignal: expected a signal, such as SIGTERM"),
         ('name = "app"\nbase_tag = "1"', ":2: base_tag: there is no base to take an image of"),
