@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from preloader_agent.containers.definition import Container, Login, parse_contai
 from preloader_agent.containers.unit import make_failing_unit, make_unit, quote_word
 from preloader_agent.guest.dockerconfig import read_command
 from preloader_agent.guest.unitfiles import Assignment, expand_specifiers, read_unit, split_words
+from preloader_agent.host.run import environment, run
 from tests.strategies import bounded
 
 SOURCE = "/etc/docker-preloader/containers.d/web.toml"
@@ -130,6 +132,22 @@ def test_everything_that_can_be_said() -> None:
 @pytest.mark.parametrize(("entrypoint", "option"), [((), False), (("",), True)])
 def test_an_entrypoint_can_be_taken_away(entrypoint: tuple[str, ...], option: bool) -> None:
     assert ("--entrypoint=" in command(WEB._replace(entrypoint=entrypoint))) is option
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze", path=environment()["PATH"]) is None, reason="needs systemd-analyze")
+def test_units_are_clean(tmp_path: Path) -> None:
+    login = Login("u", "/p", "r")
+    texts = {
+        UNIT: make_unit(WEB._replace(cmd=("a b", '"%$;\\\n'), login=login, depends_on=("db",)), SOURCE, PROGRAM),
+        "docker-db.service": make_failing_unit("db", SOURCE, PROGRAM),
+        "docker.service": "[Service]\nExecStart=/bin/true\n",
+    }
+    for name, text in texts.items():
+        # Neither program is everywhere where tests run; verify wants them to be there.
+        Path(tmp_path, name).write_text(text.replace(PROGRAM[0], "/bin/sh").replace("=:docker ", "=:sh "))
+    env = {"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "SYSTEMD_LOG_LEVEL": "warning"}
+    said = run(["systemd-analyze", "verify", "--man=no", *sorted(tmp_path.iterdir())], env=env, with_stderr=True)
+    assert said == ""
 
 
 def test_a_unit_that_fails() -> None:

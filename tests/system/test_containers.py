@@ -14,6 +14,7 @@ from preloader_agent.errors import CommandFailed
 from preloader_agent.guest.definitions import OWN
 from preloader_agent.guest.programs import run
 from preloader_agent.guest.servicesteps import prepare_container
+from preloader_agent.store.reference import Reference
 from tests.images import app_image, busybox_image
 from tests.images.oci import OciLayout
 from tests.registry import Registry
@@ -302,7 +303,8 @@ def test_a_registry_with_a_password(
     """The login is used for what has to be pulled alone, and stands in a folder of the service's."""
     layout = OciLayout()
     with Registry(tmp_path / "registry", users=f"reader:{BCRYPT}\n") as registry:
-        image = registry.push(layout, layout.image(busybox_image()), "private:1", f"reader:{PASSWORD}")
+        manifest = layout.image(busybox_image())
+        image = registry.push(layout, manifest, "private:1", f"reader:{PASSWORD}")
         dockerd = new_dockerd()
         config, password = tmp_path / "config", tmp_path / "password"
         monkeypatch.setenv("DOCKER_CONFIG", str(config))
@@ -318,6 +320,7 @@ def test_a_registry_with_a_password(
         run(["docker", *container.docker_options, "pull", image])
         (config / "config.json").unlink()
         prepare_container(container)
+        prepare_container(container._replace(image=Reference(f"{registry.host}/private@{manifest['digest']}")))
         assert not (config / "config.json").exists()
         prepare_container(container._replace(pull="always"))
         assert registry.host in (config / "config.json").read_text()
