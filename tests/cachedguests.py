@@ -45,6 +45,7 @@ _GUEST_SOURCES = (
     "docs/docker-preloader-containers.5",
     "completions",
 )
+_NEW = ".new"  # of what is being made
 _KEPT = 6  # of each kind; two for each suite
 _IN_USE = 4 * 3600.0  # seconds: a folder of the last hours may still be used by other tests
 
@@ -70,13 +71,12 @@ def cached_guest(suite: Suite, package: Path | None = None) -> Path:
     config = GuestConfig(base, package)
     base_key = _hash([suite.value, *included], _BASE_SOURCES)
     agent = hashlib.sha256(package.read_bytes()).hexdigest() if package else ""
-    with _locked_cache() as cache:
-        made = _cached(cache / "bases" / base_key, lambda folder: make_base(base, folder / "root.tar"))
-        guest = cache / "guests" / _hash([base_key, agent], _GUEST_SOURCES)
-        _cached(guest, lambda folder: _make_guest(config, made / "root.tar", folder))
-        for kind in ("bases", "guests"):
-            _drop_old(cache / kind)
-    return guest
+    made = _cached("bases", base_key, lambda folder: make_base(base, folder / "root.tar"))
+    return _cached(
+        "guests",
+        _hash([base_key, agent], _GUEST_SOURCES),
+        lambda folder: _make_guest(config, made / "root.tar", folder),
+    )
 
 
 def _make_guest(config: GuestConfig, base: Path, folder: Path) -> None:
@@ -85,33 +85,35 @@ def _make_guest(config: GuestConfig, base: Path, folder: Path) -> None:
     make_disk(tree, make_boot_files(tree, folder), config.size, folder / "disk.qcow2")
 
 
-@contextmanager
-def _locked_cache() -> Iterator[Path]:
-    """Concurrent callers wait for the one that builds. What a killed one left is nobody's: we hold the lock."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(home, "docker-preloader")
-    for kind in ("bases", "guests"):
-        (cache / kind).mkdir(parents=True, exist_ok=True)
-    with (cache / "build-guest.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in cache.glob("*/*.tmp"):
-            if left.parent.name in {"bases", "guests"}:
-                shutil.rmtree(left)
-        yield cache
-
-
-def _cached(folder: Path, make: Callable[[Path], object]) -> Path:
-    if not folder.is_dir():
-        new = folder.with_name(f"{folder.name}.tmp")
-        new.mkdir()
-        make(new)
-        new.rename(folder)
-    os.utime(folder)
+def _cached(kind: str, key: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the cache, made unless it is there; concurrent callers wait for the one that makes it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "docker-preloader")
+    folder = cache / kind / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(cache, f"{kind}-{key}"):
+        if not folder.is_dir():
+            new = folder.with_name(f"{key}{_NEW}")
+            shutil.rmtree(new, ignore_errors=True)  # of one that was killed: we hold the lock
+            new.mkdir()
+            make(new)
+            new.rename(folder)
+        os.utime(folder)
+    with _locked(cache, kind):
+        _drop_old(folder.parent)
     return folder
 
 
+@contextmanager
+def _locked(cache: Path, name: str) -> Iterator[None]:
+    path = cache / "locks" / name
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _drop_old(folder: Path) -> None:
-    ages = {path: time.time() - path.stat().st_mtime for path in folder.iterdir()}
+    ages = {path: time.time() - path.stat().st_mtime for path in folder.iterdir() if path.suffix != _NEW}
     for path in sorted(ages, key=ages.__getitem__)[_KEPT:]:
         if ages[path] > _IN_USE:
             shutil.rmtree(path)
