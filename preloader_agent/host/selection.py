@@ -91,7 +91,7 @@ def _claim(claims: dict[Reference, tuple[ImageID, str]], reference: Reference, i
         raise InvalidArchive(
             claimant,
             f"{reference} names image {image.hex[:12]} here, and {other.hex[:12]} in {other_claimant}; "
-            "tag one of them anew, or put them on two disks",
+            "tag one of them anew, or keep them apart",
         )
 
 

@@ -459,7 +459,7 @@ def test_two_archives_with_one_tag(preloader: Preloader, tmp_path: Path) -> None
     assert result.status == 2
     assert result.err == (
         f"preloader: {second}: app:1 names image {two.image_id[7:19]} here, and {one.image_id[7:19]} in {first}; "
-        "tag one of them anew, or put them on two disks\n"
+        "tag one of them anew, or keep them apart\n"
     )
     assert not (tmp_path / "x.qcow2").exists()
 

@@ -70,7 +70,7 @@ def test_the_same_input_twice_is_refused(tmp_path: Path) -> None:
 def test_a_name_of_two_images_is_refused(tmp_path: Path, name: str) -> None:
     message = (
         rf"1.tar: b:1 names image {B.image_id[7:19]} here, and {image('a', name).image_id[7:19]} in \S+/0.tar; "
-        "tag one of them anew, or put them on two disks"
+        "tag one of them anew, or keep them apart"
     )
     with pytest.raises(InvalidArchive, match=message):
         build(tmp_path, [image("a", name), B])
