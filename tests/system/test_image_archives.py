@@ -127,7 +127,7 @@ def save(kind: str, loaded: Dockerd, podman: Callable[..., str], merged: Path, o
     if kind == "docker save":
         loaded.docker("save", "--output", output, "app:1")
     elif kind.startswith("podman"):
-        podman("save", "--format", kind.removeprefix("podman "), "--output", output, "localhost/app:1")
+        podman("save", "--format", kind.removeprefix("podman "), "--output", output, "app:1")
     else:
         target = f"{kind.removeprefix('skopeo ')}:{output}:app:1"
         run(["skopeo", "copy", f"docker-archive:{merged}:app:1", target])
