@@ -41,10 +41,10 @@ def read_folder(folder: Path, content: Content, epoch: int, *, is_ours: bool = F
         for name in _list(path):
             found = path / os.fsdecode(name)
             status = _lstat(found)
+            if is_ours:
+                _unlock(found, status.st_mode)
             node = inodes.get((status.st_dev, status.st_ino)) or _make_node(name, found, status, epoch)
             children_of(directory)[name] = node
-            if is_ours and node.type in (REG, DIR):
-                found.chmod(status.st_mode | (0o700 if node.type == DIR else 0o400))
             if node.type == DIR:
                 left.append((found, node))
             else:
@@ -66,6 +66,11 @@ def _lstat(path: Path) -> os.stat_result:
         return path.lstat()
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror}") from err
+
+
+def _unlock(path: Path, mode: int) -> None:
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        path.chmod(stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
 
 
 def _make_node(name: bytes, path: Path, status: os.stat_result, epoch: int) -> Node:

@@ -49,11 +49,11 @@ BASE = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A recipe's folder with a base to build on."""
-    write_docker_archive([base_image(BASE)], tmp_path / "base.tar")
-    (tmp_path / "site").mkdir()
-    return tmp_path
+def folder(folder: Path) -> Path:
+    """A recipe's folder with a base to build on; others can get at it, unlike pytest's own."""
+    write_docker_archive([base_image(BASE)], folder / "base.tar")
+    (folder / "site").mkdir()
+    return folder
 
 
 def base_image(entries: Iterable[Entry], name: str = "base:1") -> Image:
@@ -255,7 +255,6 @@ def test_what_cannot_be_read(folder: Path) -> None:
     (folder / "site" / "secret").write_text("x")
     (folder / "site" / "secret").chmod(0)
     give_to_all(folder)
-    folder.chmod(0o777)
     argv: list[str | Path] = [*as_nobody(), *COMMAND, "image", "build", write_recipe(folder), "-o", folder / "app.tar"]
     printed = run(argv, env={"PYTHONPATH": PYTHONPATH}, ok=(2,), with_stderr=True)
     assert printed == f"preloader: {folder}/site/secret: cannot be read: Permission denied\n"
@@ -373,6 +372,7 @@ def test_the_same_recipe_is_the_same_bytes(folder: Path, command: str) -> None:
     """Whatever the umask, time, folder, locale, time zone, order of directory entries and user."""
     names = [f"d{number}/é{number}" for number in range(20)] + ["srv/x"]
     script = "mkdir made; date -d @$SOURCE_DATE_EPOCH >made/x; echo x >made/y; ls -l made/y srv; echo y >>etc/shadow"
+    script += "; chmod 0 etc/ping share"
     text = 'owner = [{ path = "/srv/**", uid = 7 }]\n'
     if command == "build":
         text += f"extra_commands = '{script}; stat -c %Y srv/x >made/time'"
@@ -403,10 +403,7 @@ def as_nobody() -> list[str | Path]:
 
 def give_to_all(folder: Path) -> None:
     """Let another user in."""
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o005)
-    for path in folder.iterdir():
+    for path in (folder, *folder.iterdir()):
         if path.is_dir():
             path.chmod(0o777)
 
