@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -165,11 +166,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder of a recipe, with a base."""
-    write_docker_archive([base_image()], tmp_path / "base.tar")
-    (tmp_path / "contents").mkdir()
-    return tmp_path
+def folder() -> Iterator[Path]:
+    """The folder of a recipe, with a base; others can get at it, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="dpl-recipe-") as name:
+        write_docker_archive([base_image()], Path(name, "base.tar"))
+        Path(name, "contents").mkdir()
+        yield Path(name)
 
 
 def stored(archive: Path) -> tuple[str, list[str]]:
@@ -424,9 +426,6 @@ def test_an_ordinary_user_makes_the_same(folder: Path) -> None:
     make_contents(folder / "contents")
     for path in (folder, *folder.rglob("*")):
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    for parent in folder.parents:
-        if parent.stat().st_mode & 0o001 == 0:
-            parent.chmod(parent.stat().st_mode | 0o001)
     for path in (folder / "contents" / "data" / "able", folder / "contents" / "data" / "able-kept"):
         os.setxattr(path, *ABLE)  # which went with the owner
     (folder / "contents" / "bin" / "script").chmod(0o4755)
