@@ -14,7 +14,6 @@ from typing import BinaryIO, Protocol
 from preloader_agent.errors import InvalidValue, ScriptFailed
 from preloader_agent.host.image.filesystem import walk
 from preloader_agent.host.image.namespace import open_namespace
-from preloader_agent.host.image.scriptmachine import open_machine
 from preloader_agent.host.image.tarwriter import Read, tar_chunks
 from preloader_agent.host.node import Node
 from preloader_agent.host.run import OUTPUT_TAIL
@@ -60,6 +59,9 @@ def run_in_image(tree: Node, read: Read, script: str, stager: Stager, machine: V
 def _open_place(tree: Node, read: Read, machine: VmConfig | None) -> AbstractContextManager[Place]:
     if machine is None:
         return open_namespace(tree, read)
+    # The driver needs more than an image does, of what is installed and of time.
+    from preloader_agent.host.image.scriptmachine import open_machine  # noqa: PLC0415
+
     return open_machine(machine, tar_chunks(tree, read))
 
 
