@@ -56,8 +56,9 @@ def test_exactly_these_modules_of_ours_are_imported(imported: set[str]) -> None:
     assert {name for name in imported if name.startswith("preloader_agent")} == EXPECTED
 
 
-def test_store_and_guest_know_nothing_of_the_host_and_the_host_nothing_of_the_guest() -> None:
-    for package, strangers in (("store", ("guest", "host")), ("guest", ("host",)), ("host", ("guest",))):
+def test_what_is_shared_knows_neither_side_and_the_sides_nothing_of_each_other() -> None:
+    shared = ("guest", "host")
+    for package, strangers in (("store", shared), ("containers", shared), ("guest", ("host",)), ("host", ("guest",))):
         for module in (ROOT / "preloader_agent" / package).glob("*.py"):
             for stranger in strangers:
                 assert f"preloader_agent.{stranger}" not in module.read_text(), f"{module} imports {stranger}"
