@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Sequence
+from itertools import chain, repeat
 
 from preloader_agent.containers.definition import ALWAYS, NEVER, Container, Login
 from preloader_agent.containers.unit import DOCKER, LABEL
@@ -17,7 +18,7 @@ from preloader_agent.guest.docker import is_running
 from preloader_agent.guest.paths import Paths
 from preloader_agent.guest.programs import run, run_piped
 
-_PAUSE = 0.1  # seconds between two looks at a container that starts
+_PAUSES = (0.1, 0.2, 0.5, 1.0)  # seconds between two looks at a container that starts, which may take a pull; then 2
 
 
 def prepare_container(container: Container) -> None:
@@ -41,8 +42,9 @@ def wait_for_start(name: str, docker_options: Sequence[str], main_pid: int) -> N
         return
     end = select.poll()
     end.register(main, select.POLLIN)
-    while not _runs(name, docker_options) and not end.poll(_PAUSE * 1000):
-        pass
+    for pause in chain(_PAUSES, repeat(2.0)):
+        if _runs(name, docker_options) or end.poll(pause * 1000):
+            break
     os.close(main)
 
 
