@@ -10,6 +10,14 @@ from typing import NamedTuple
 
 COMMAND = [sys.executable, "-c", "from preloader_agent.host.cli import main; main()"]
 PYTHONPATH = os.pathsep.join(filter(None, sys.path))
+NOBODY = 65534
+# The command for an ordinary user, who need not be able to get at our modules: they are loaded by then.
+_DROP = f"import os; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
+NOBODYS_COMMAND = [
+    sys.executable,
+    "-c",
+    f"from preloader_agent.host.cli import main; {_DROP if os.geteuid() == 0 else 'pass'}; main()",
+]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -27,13 +27,12 @@ from preloader_agent.host.image.sources import ReadOptions
 from preloader_agent.host.run import environment, find_tool, run
 from preloader_agent.host.verification import verify_disk
 from tests.dockerd import HINT, Dockerd
-from tests.host.command import COMMAND, PYTHONPATH
+from tests.host.command import COMMAND, NOBODY, NOBODYS_COMMAND, PYTHONPATH
 from tests.images import Image, layer, make_layer, write_docker_archive
 from tests.images.catalogue import CAP_NET_RAW
 from tests.tree import Tree, describe_tree, tree_differences
 
 OPTIONS = ReadOptions()
-NOBODY = 65534
 LONG = b"\xff\xfe" + b"n" * 248  # a name of 250 bytes that is not UTF-8
 BUSYBOX = "usr/bin/busybox"
 ABLE = ("security.capability", CAP_NET_RAW)
@@ -430,8 +429,7 @@ def test_an_ordinary_user_makes_the_same(folder: Path) -> None:
         os.setxattr(path, *ABLE)  # which went with the owner
     (folder / "contents" / "bin" / "script").chmod(0o4755)
     (folder / "app.toml").write_text(RECIPE.replace("SCRIPT", SCRIPT))
-    argv: list[str | Path] = [*COMMAND, "image", "build", folder / "app.toml", "-o"]
-    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    for change, output in ((as_nobody, "nobody.tar"), ([], "root.tar")):
-        run([*change, *argv, folder / output], env={"PYTHONPATH": PYTHONPATH})
+    for program, output in ((NOBODYS_COMMAND, "nobody.tar"), (COMMAND, "root.tar")):
+        argv: list[str | Path] = [*program, "image", "build", folder / "app.toml", "-o", folder / output]
+        run(argv, env={"PYTHONPATH": PYTHONPATH})
     assert (folder / "nobody.tar").read_bytes() == (folder / "root.tar").read_bytes()

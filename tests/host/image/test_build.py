@@ -19,7 +19,7 @@ import pytest
 from preloader_agent.host.image.filesystem import is_opaque, is_whiteout, walk
 from preloader_agent.host.node import Node
 from preloader_agent.host.run import run
-from tests.host.command import COMMAND, PYTHONPATH, Preloader
+from tests.host.command import COMMAND, NOBODYS_COMMAND, PYTHONPATH, Preloader
 from tests.host.tars import read_members, read_tree
 from tests.images import Entry, Image, Layer, edge_image, layer, make_layer, write_docker_archive
 from tests.images.catalogue import CAP_NET_RAW
@@ -255,7 +255,7 @@ def test_what_cannot_be_read(folder: Path) -> None:
     (folder / "site" / "secret").write_text("x")
     (folder / "site" / "secret").chmod(0)
     give_to_all(folder)
-    argv: list[str | Path] = [*as_nobody(), *COMMAND, "image", "build", write_recipe(folder), "-o", folder / "app.tar"]
+    argv = [*NOBODYS_COMMAND, "image", "build", str(write_recipe(folder)), "-o", str(folder / "app.tar")]
     printed = run(argv, env={"PYTHONPATH": PYTHONPATH}, ok=(2,), with_stderr=True)
     assert printed == f"preloader: {folder}/site/secret: cannot be read: Permission denied\n"
     assert not (folder / "app.tar").exists()
@@ -380,25 +380,24 @@ def test_the_same_recipe_is_the_same_bytes(folder: Path, command: str) -> None:
     elsewhere = folder / "else where"
     elsewhere.mkdir()
     shutil.copy(folder / "base.tar", elsewhere)
-    places: list[tuple[Path, list[str], list[str | Path]]] = [
-        (folder, names, ["env", "LC_ALL=C", "sh", "-c", 'umask 000; exec "$@"', "sh"]),
-        (elsewhere, names[::-1], ["env", "LC_ALL=C.UTF-8", "TZ=Asia/Tokyo", "sh", "-c", 'umask 077; exec "$@"', "sh"]),
-        (elsewhere, [], as_nobody()),
-    ]
-    for place, order, change in places:
+    umask = ["sh", "-c", 'umask "$0"; exec "$@"']
+    for place, order, program in (
+        (folder, names, ["env", "LC_ALL=C", *umask, "000", *COMMAND]),
+        (elsewhere, names[::-1], ["env", "LC_ALL=C.UTF-8", "TZ=Asia/Tokyo", *umask, "077", *COMMAND]),
+        (elsewhere, [], NOBODYS_COMMAND),
+    ):
         make_site(place / "site", order)
         recipe = write_recipe(place, text)
         give_to_all(folder)
-        env = {"PYTHONPATH": PYTHONPATH, "LC_ALL": None}
-        argv: list[str | Path] = [*change, *COMMAND, "image", command, recipe, "-o", place / "app.tar"]
-        run(argv, env=env)
+        before = sorted(place.iterdir())
+        run(
+            [*program, "image", command, recipe, "-o", place / "app.tar"],
+            env={"PYTHONPATH": PYTHONPATH, "LC_ALL": None},
+        )
         found.add((place / "app.tar").read_bytes())
         (place / "app.tar").unlink()
+        assert sorted(place.iterdir()) == before
     assert len(found) == 1
-
-
-def as_nobody() -> list[str | Path]:
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
 
 
 def give_to_all(folder: Path) -> None:
