@@ -14,7 +14,14 @@ from preloader_agent.guest.beneath import read_beneath
 from preloader_agent.guest.disks import Disk, read_disk
 from preloader_agent.guest.plan import plan_merge
 from preloader_agent.guest.storestate import read_store
-from preloader_agent.store.index import MAX_INDEX_BYTES, DiskIndex, encode_index
+from preloader_agent.store.digest import sha256_digest
+from preloader_agent.store.index import (
+    MAX_CONTAINER_BYTES,
+    MAX_INDEX_BYTES,
+    ContainerRecord,
+    DiskIndex,
+    encode_index,
+)
 from preloader_agent.store.layout import Store
 from tests.guest.disks import image_id, make_disk, snapshot
 
@@ -132,6 +139,47 @@ def test_a_path_with_a_symlink_in_it_is_not_read(tmp_path: Path) -> None:
     assert read_beneath(str(tmp_path), "real/file", 10) == b"x"
     with pytest.raises(InvalidDisk, match="link/file: cannot be read"):
         read_beneath(str(tmp_path), "link/file", 10)
+
+
+DEFINITION = b'image = "app:1"'
+
+
+@pytest.fixture
+def definition(disk: Disk) -> tuple[Disk, Path]:
+    """A disk that brings a container, and its definition."""
+    path = Path(disk.store.container_definition("web"))
+    path.parent.mkdir()
+    path.write_bytes(DEFINITION)
+    record = ContainerRecord("web", len(DEFINITION), sha256_digest(DEFINITION))
+    return disk._replace(contents=disk.contents._replace(containers=(record,))), path
+
+
+def test_a_definition_is_what_the_index_says(definition: tuple[Disk, Path]) -> None:
+    disk, path = definition
+    (record,) = disk.contents.containers
+    assert disk.read_definition(record) == DEFINITION
+    path.write_bytes(DEFINITION + b"\nprivileged = true")
+    with pytest.raises(DigestMismatch, match=r"containers/web\.toml: expected sha256:"):
+        disk.read_definition(record)
+
+
+@pytest.mark.parametrize("how", ["is absent", "is a symlink", "is below a symlink", "is a FIFO", "is huge"])
+def test_a_definition_that_is_no_file_of_its_own_is_not_read(definition: tuple[Disk, Path], how: str) -> None:
+    """Even where what it leads to would have the right content."""
+    disk, path = definition
+    path.rename(path.with_name("elsewhere"))
+    if how == "is a symlink":
+        path.symlink_to("elsewhere")
+    elif how == "is below a symlink":
+        path.with_name("elsewhere").rename(path)
+        path.parent.rename(path.parent.with_name("elsewhere"))
+        path.parent.symlink_to("elsewhere")
+    elif how == "is a FIFO":
+        os.mkfifo(path)
+    elif how == "is huge":
+        path.write_bytes(bytes(MAX_CONTAINER_BYTES + 1))
+    with pytest.raises(InvalidDisk, match=r"containers/web\.toml: .*build the disk again"):
+        disk.read_definition(disk.contents.containers[0])
 
 
 def test_descriptors_are_closed(disk: Disk) -> None:
