@@ -28,8 +28,11 @@ from preloader_agent.guest.servicefiles import (
     write_container,
     write_unfinished,
 )
-from preloader_agent.guest.servicemanager import ServiceManager
 from preloader_agent.guest.serviceplan import ServicePlan, plan_services
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING to type checkers, without the import
+if TYPE_CHECKING:
+    from preloader_agent.guest.servicemanager import ServiceManager
 
 # systemd ends a stop by itself, and a reload has its own limits; these are for when nobody says so.
 STOP_SECONDS = MAX_STOP_TIMEOUT + 300.0
@@ -88,7 +91,7 @@ class DiskServices:
             return False
         try:
             return self._begin(wanted) if self._plan is None else self._go_on()
-        except OSError as err:
+        except (OSError, ImportError) as err:
             log.warning("not changing the services of disks: %s; trying again later", err)
             self._end(retry_after=RETRY_SECONDS)
             return True
@@ -175,6 +178,7 @@ class DiskServices:
             disk = self._disks[key.label]
             try:
                 write_container(self._paths, key, _read_definition(disk, key.name))
+                self._faults.pop(key, None)
             except PreloaderError as err:
                 self._faults[key] = disk, str(err)  # said with the next plan
 
@@ -195,13 +199,15 @@ class DiskServices:
                 if container.is_started:
                     self._open_manager().start(container.unit)
                     log.info("starting %s of %s", container.unit, key.label)
-            except (OSError, InvalidFile) as err:
+            except (OSError, ImportError, InvalidFile) as err:
                 self._failures[key] = f"cannot be started: {err}"
                 log.warning("not starting %s of %s: %s", unit_name(key.name), key.label, err)
                 self._drop_manager()  # it may be of no use any more
 
     def _open_manager(self) -> ServiceManager:
         if self._manager is None:
+            from preloader_agent.guest.servicemanager import ServiceManager  # where pystemd is missing, it is told
+
             self._manager = ServiceManager()
             self._loop.watch(self._manager.fileno, lambda: None)  # `act` follows, and looks at what came
         return self._manager
