@@ -118,7 +118,8 @@ def test_each_page_names_its_files() -> None:
 def test_each_setting_is_shown_with_its_default() -> None:
     page = (DOCS / "docker-preloader.conf.5").read_text().replace("\\", "")
     shown = re.findall(r"^fB(\w+)=fP(.*)$", page, re.MULTILINE)
-    assert dict(shown) == {"labels": "dpl-*", "expect": "auto", "timeout": "30", "required": "no", "hotplug": "idle"}
+    defaults = {"labels": "dpl-*", "expect": "auto", "timeout": "30", "required": "no", "hotplug": "idle"}
+    assert dict(shown) == {**defaults, "containers_from_disks": "no"}
     assert tuple(key for key, _ in shown) == settings.Settings._fields
 
 
