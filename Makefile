@@ -11,8 +11,10 @@ help: ## Show this list
 demo: $(STAMP) ## Carry out the README's tour: the whole product in a few minutes
 	$(PYTHON) -m tests.tour
 
+# Two files of tests beside each other, but for machines: an emulated one keeps two cores busy by itself.
 test: check ## Check the sources, then run all three tiers: plain, system (root), vm (QEMU)
-	$(PYTHON) -m pytest -m "" --durations=15
+	$(PYTHON) -m pytest -m "not vm" --numprocesses=2 --dist=loadfile --durations=15
+	$(PYTHON) -m pytest -m vm --durations=15
 
 check: $(STAMP) ## Check formatting, style and types
 	$(VENV)/bin/ruff format --check
