@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from preloader_agent.errors import CommandFailed, PreloaderError, ToolMissing
+from preloader_agent.host.interruptions import put_off
 
 _END_BOUND = 1.0  # seconds that a program has to end, once its output has
 _SAID_ABOVE = "see what it said above"
@@ -62,19 +63,34 @@ def run(  # noqa: PLR0913 - each is one property of a process
     source = subprocess.PIPE if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL
     streams: dict[str, Any] = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
-        with subprocess.Popen(words, env=environment(env), process_group=0 if grace else None, **streams) as program:
-            try:
-                output, errors = program.communicate(data, timeout)
-            except BaseException:
-                _end(program, grace)
-                raise
-    except FileNotFoundError as err:
-        raise ToolMissing(words[0], "install it, or put it on PATH") from err
+        with _attended(lambda: _start(words, env, process_group=0 if grace else None, **streams), grace) as program:
+            output, errors = program.communicate(data, timeout)
     except subprocess.TimeoutExpired as err:
         raise CommandFailed(words, -9, f"not finished after {timeout:g} s") from err
     if program.returncode not in ok:
         raise CommandFailed(words, program.returncode, (errors + output).decode(errors="replace")[-OUTPUT_TAIL:])
     return str(errors + output if with_stderr else output, errors="surrogateescape")
+
+
+@contextmanager
+def _attended(begin: Callable[[], subprocess.Popen[bytes]], grace: float = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """A program for a block, whose end waits for it, and which it does not survive if it fails.
+
+    No interruption falls between the program's start and our care for it.
+    """
+    program = None
+    try:
+        with put_off():
+            program = begin()
+        yield program
+    except BaseException:
+        if program is not None:
+            _end(program, grace)
+        raise
+    finally:
+        if program is not None:
+            with program:  # which closes its pipes
+                pass
 
 
 def _end(program: subprocess.Popen[bytes], grace: float) -> None:
@@ -128,12 +144,8 @@ def _read_text(errors: IO[bytes]) -> str:
 def _checked(argv: Sequence[str | Path], errors: IO[bytes], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A program for a block, whose end waits for it. Raises CommandFailed with what it said on standard error."""
     words = [str(word) for word in argv]
-    with _start(words, stderr=errors, **streams) as program:
-        try:
-            yield program
-        except BaseException:
-            program.kill()
-            raise
+    with _attended(lambda: _start(words, stderr=errors, **streams)) as program:
+        yield program
     if program.returncode != 0:
         raise CommandFailed(words, program.returncode, _read_text(errors)[-OUTPUT_TAIL:])
 
@@ -145,14 +157,7 @@ def stream_output(argv: Sequence[str | Path]) -> Iterator[IO[bytes]]:
     Leaving the block waits for it. Raises CommandFailed when the program fails, whatever the block made of its output.
     """
     words = [str(word) for word in argv]
-    try:
-        # Without a buffer, which could not be closed while a thread reads it.
-        program = subprocess.Popen(
-            words, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()
-        )
-    except OSError as err:
-        raise CommandFailed(words, 126, f"cannot be executed: {err.strerror}") from err
-    with program:
+    with _attended(lambda: _start_stream(words)) as program:
         assert program.stdout is not None
         try:
             yield program.stdout
@@ -161,13 +166,17 @@ def stream_output(argv: Sequence[str | Path]) -> Iterator[IO[bytes]]:
                 # A program that failed ended its output early: that is what is wrong, not what was read of it.
                 if program.wait(_END_BOUND) != 0:
                     raise CommandFailed(words, program.returncode, _SAID_ABOVE) from err
-            program.kill()
-            raise
-        except BaseException:
-            program.kill()
             raise
         if program.wait() != 0:
             raise CommandFailed(words, program.returncode, _SAID_ABOVE)
+
+
+def _start_stream(words: list[str]) -> subprocess.Popen[bytes]:
+    """Start what a user names, without a buffer, which could not be closed while a thread reads it."""
+    try:
+        return subprocess.Popen(words, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment())
+    except OSError as err:
+        raise CommandFailed(words, 126, f"cannot be executed: {err.strerror}") from err
 
 
 def start(argv: Sequence[str | Path], *, log: IO[bytes]) -> subprocess.Popen[bytes]:
