@@ -117,7 +117,10 @@ def test_what_is_put_in(root: Path, install: Install) -> None:
         b"usr/lib/udev/rules.d/70-docker-preloader.rules",
         b"usr/share/bash-completion/completions/docker-preloader",
         b"usr/share/fish/vendor_completions.d/docker-preloader.fish",
-        *(f"usr/share/man/man5/{page.name}".encode() for page in sorted((REPOSITORY / "docs").glob("*.5"))),
+        *(
+            f"usr/share/man/man5/{page.name}".encode()
+            for page in sorted((REPOSITORY / "docs").glob("docker-preloader*.5"))
+        ),
         b"usr/share/man/man8/docker-preloader.8",
     ]
 

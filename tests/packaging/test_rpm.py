@@ -81,7 +81,8 @@ def test_a_host_gets_all_modules(packages: Packages) -> None:
         assert (packages.root / installed).read_bytes() == path.read_bytes()
         assert modes[installed].endswith("755") == bool(path.stat().st_mode & 0o100), path
     assert modes["usr/bin/preloader"] == "100755"
-    assert any(path.startswith("usr/share/man/man1/preloader.1") for path in modes)
+    for page in ("man1/preloader.1", "man5/preloader-recipe.5"):
+        assert any(path.startswith(f"usr/share/man/{page}") for path in modes), page
 
 
 def test_what_is_needed(packages: Packages) -> None:
