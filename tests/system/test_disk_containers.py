@@ -103,12 +103,14 @@ def test_plugged_and_pulled(tree: Path, disk: Path, other: Path) -> None:
         problem = f"{label_of(disk)} has brought a container of that name"
         assert containers_of(guest)[label_of(other), "web"]["reason"] == problem
         assert f"container web of {label_of(other)}: {problem}" in status_of(guest)["problems"]
+        # The kernel lets go of the device when the services that stand on it have ended.
+        guest.succeed(f"udevadm trigger --action=remove --settle {device}")
+        wait_gone(guest, "db", "tool")
         guest.detach(device)
         # The name is free now.
         guest.wait_until_succeeds(f"test -e {FOLDER}/{label_of(other)}/web.toml")
         wait_running(guest, "clock", "web")
         assert guest.succeed("docker inspect --format '{{.Config.Image}}' web").strip() == "clock:1"
-        wait_gone(guest, "db", "tool")
         assert containers_of(guest)[label_of(other), "web"]["reason"] == ""
         # Once more: one name less is free.
         guest.attach(disk)
