@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from preloader_agent.errors import InputError
 from preloader_agent.host.image.content import Content
 from preloader_agent.host.image.filesystem import children_of, directory_at, flatten
 from preloader_agent.host.image.folder import read_folder
 from preloader_agent.host.image.recipe import Recipe
 from preloader_agent.host.image.rules import Rule, apply_rules
 from preloader_agent.host.node import Node, make_directory
-from preloader_agent.host.tarstream import DIR
+from preloader_agent.host.tarstream import DIR, show_name
 from preloader_agent.host.tree import trace_path
 
 
@@ -33,7 +34,7 @@ def place(added: Node, below: Node, base: Node, rules: Sequence[Rule]) -> Node:
 
     A directory goes where a symlink to a directory leads that stands at its place, as with rsync --keep-dirlinks and a
     Dockerfile's COPY: where /usr is merged, bin/x goes to usr/bin/x. One that the base has keeps the base's attributes.
-    Rules have the last word.
+    Rules have the last word. Raises InputError where a directory and something else would be at one place that way.
     """
     layer = make_directory()
     left = [(added, b"", layer)]
@@ -47,6 +48,7 @@ def place(added: Node, below: Node, base: Node, rules: Sequence[Rule]) -> Node:
                 apply_rules(rules, path, made)
                 left.append((node, path, made))
             else:
+                _refuse_directory(children_of(directory).get(name), path)
                 apply_rules(rules, path, node)
                 children_of(directory)[name] = node
     return layer
@@ -56,9 +58,30 @@ def _make_place(layer: Node, parent: Node, below: Node, path: bytes) -> tuple[by
     """The real path of a directory, and the layer's node for it."""
     found = trace_path(below, path)
     if found and found[-1][1].type == DIR:
-        real = b"/".join(name for name, _ in found[1:])
-        return real, directory_at(layer, below, real)
+        path = b"/".join(name for name, _ in found[1:])
+        _refuse_clash(layer, path)
+        return path, directory_at(layer, below, path)
+    _refuse_clash(layer, path)
     return path, children_of(parent).setdefault(path.rpartition(b"/")[2], make_directory())
+
+
+def _refuse_clash(layer: Node, path: bytes) -> None:
+    """Raises InputError if a layer has anything but directories on the way to a path, and there."""
+    node: Node | None = layer
+    for name in path.split(b"/"):
+        node = children_of(node).get(name) if node else None
+        if node and node.type != DIR:
+            raise _clash(path)
+
+
+def _refuse_directory(node: Node | None, path: bytes) -> None:
+    if node and node.type == DIR:
+        raise _clash(path)
+
+
+def _clash(path: bytes) -> InputError:
+    where = f"{show_name(path)} of the image"
+    return InputError(f"{where}: one directory of contents has a directory and something else there, by a symlink")
 
 
 def _directory_of(base: Node, path: bytes) -> Node | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from preloader_agent.errors import InvalidFile
+from preloader_agent.errors import InputError, InvalidFile
 from preloader_agent.host.image.filesystem import flatten, walk
 from preloader_agent.host.image.placement import place
 from preloader_agent.host.image.rules import Rule, compile_pattern, refuse_unused
@@ -75,6 +75,15 @@ def test_two_ways_to_one_place_meet_there() -> None:
     found = placed(added, base)
     assert sorted(found) == [b"usr", b"usr/bin", b"usr/bin/both", b"usr/bin/x", b"usr/bin/y"]
     assert found[b"usr/bin/both"].mode == 0o755
+
+
+@pytest.mark.parametrize(
+    "added", [("link/x", "real"), ("a/f", "b/f/x"), ("b/f", "a/f/x"), ("a/d", "b/d/x"), ("b/d", "a/d/x")]
+)
+def test_two_ways_to_one_place_do_not_meet_where_one_is_no_directory(added: Sequence[str]) -> None:
+    base = {"real/x": file(), "link": symlink("real"), "a/d/y": file(), "b": symlink("a")}
+    with pytest.raises(InputError, match="one directory of contents has a directory and something else there"):
+        placed({path: file() for path in added}, base)
 
 
 def test_what_is_no_directory_replaces_what_is_there() -> None:
