@@ -55,7 +55,7 @@ def merge_settings(base: Settings, own: Settings) -> Settings:
     merged |= own
     merged |= {key: {**_object(base.get(key)), **own[key]} for key in _UNITED if key in own}
     if "Env" in own:
-        merged["Env"] = _merge_env(base.get("Env") or [], own["Env"])
+        merged["Env"] = _merge_env(_list(base.get("Env")), own["Env"])
     return merged
 
 
@@ -78,17 +78,21 @@ def make_config(  # noqa: PLR0913, PLR0917 - each is one part of a configuration
         **({"variant": platform.variant} if platform.variant else {}),
         "config": merge_settings(_object(below.get("config")), settings),
         "created": created,
-        "history": [*(below.get("history") or []), *steps],
+        "history": [*_list(below.get("history")), *steps],
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
     }
-    return json.dumps(config, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+    return json.dumps(config, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _merge_env(base: Sequence[str], own: Sequence[str]) -> list[str]:
+def _merge_env(base: Sequence[Any], own: Sequence[str]) -> list[str]:
     """Each variable at the place where it is first."""
-    variables = {entry.partition("=")[0]: entry for entry in base}
+    variables = {entry.partition("=")[0]: entry for entry in base if isinstance(entry, str)}
     return list({**variables, **{entry.partition("=")[0]: entry for entry in own}}.values())
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _object(value: Any) -> Mapping[str, Any]:

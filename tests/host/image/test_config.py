@@ -72,6 +72,15 @@ def test_a_base_keeps_its_history_and_what_it_is_for() -> None:
     assert not {"container", "docker_version"} & found.keys()
 
 
+def test_a_base_whose_settings_are_of_a_wrong_type() -> None:
+    settings = {"Env": ["A=b"], "Labels": {"a": "b"}}
+    for broken in (5, [1], "x", {"A": 1}, None):
+        base = {"config": {"Env": broken, "Labels": broken}, "history": broken, "author": "\ud800"}
+        found = json.loads(make_config(json.dumps(base).encode(), settings, AMD64, LAYERS[:1], 1, "us"))
+        assert found["config"]["Env"] == ["A=b"]
+    assert json.loads(make_config(b'{"config": 5}', settings, AMD64, [], 1, "us"))["config"] == settings
+
+
 def test_settings_alone_make_no_layer() -> None:
     base = {"rootfs": {"diff_ids": LAYERS}, "history": None}
     found = json.loads(make_config(json.dumps(base).encode(), {"User": "a"}, AMD64, LAYERS, 1, "us"))
