@@ -272,7 +272,7 @@ name = "root"
 base = "base.tar"
 extra_commands = "echo app:x:1000:1000::/:/bin/sh >>etc/passwd; mkdir srv; echo x >srv/page; echo y >srv/other"
 run_as_root = '''
-echo "$(id -u) $(cat /srv/page)" >/srv/seen
+echo "$(id -u) $(cat /srv/page) $TZ $SOURCE_DATE_EPOCH" >/srv/seen
 chown 1000:1000 /srv /srv/page
 rm /srv/other /etc/passwd
 rm -r /anew && mkdir -m 700 /anew
@@ -297,7 +297,7 @@ chmod 6711 /data/kept
     assert tree.keys() - below.keys() == {b"srv", b"srv/page", b"srv/seen"}
     changed = {path for path in below.keys() & tree.keys() if timeless(tree)[path] != below[path]}
     assert changed == {b"anew", b"data/kept"}
-    assert daemon.run("root:latest", "cat", "/srv/seen") == "0 x\n"
+    assert daemon.run("root:latest", "cat", "/srv/seen") == "0 x UTC 1\n"
     assert sorted(names_in_top_layer(folder / "app.tar")) == [
         "anew",
         "anew/.wh..wh..opq",

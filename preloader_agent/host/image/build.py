@@ -24,8 +24,10 @@ from preloader_agent.host.image.sources import ReadOptions
 from preloader_agent.host.image.treelayer import TreeLayer, make_layer
 from preloader_agent.host.node import Node
 from preloader_agent.host.vm.config import VmConfig
+from preloader_agent.store.digest import MAX_LAYERS
 
 EPOCH = 1  # seconds after 1970, as in what Nix makes: 0 means to some programs that there is no time
+_EPOCH_DIGITS = len(str(MAX_EPOCH))  # int() refuses thousands
 _MADE_BY = "preloader image build"
 
 
@@ -48,7 +50,8 @@ def build_image(
         if recipe.extra_commands:
             tree = run_commands(recipe.extra_commands, tree, recipe.rules, base.content, folder, epoch, options.say)
         if recipe.run_as_root:
-            changes = run_in_image(tree, base.content.read, recipe.run_as_root, base.stager, machine)
+            script = f"export TZ=UTC SOURCE_DATE_EPOCH={epoch}; {recipe.run_as_root}"  # one line: errors name lines
+            changes = run_in_image(tree, base.content.read, script, base.stager, machine)
             tree = flatten([tree, changes])
         layer = subtract(tree, base.tree, base.content.is_same)
         refuse_unused(recipe.rules, [*placed, layer])
@@ -64,8 +67,11 @@ def make_layers(recipe: Recipe, base: Base, trees: Iterable[Node], epoch: int) -
 
 
 def make_image(recipe: Recipe, base: Base, added: Sequence[TreeLayer], epoch: int, made_by: str) -> ArchivedImage:
-    """The image with further layers over its base."""
+    """The image with further layers over its base. Raises InvalidFile for more than docker takes."""
     layers: Sequence[Layer] = (*base.layers, *added)
+    if len(layers) > MAX_LAYERS:
+        problem = f"has {len(base.layers)} layers, so that the image would have {len(layers)}"
+        raise recipe.invalid("base", f"{problem}; docker takes at most {MAX_LAYERS}")
     diff_ids = [layer.diff_id for layer in layers]
     config = make_config(base.config, recipe.settings, base.platform, diff_ids, epoch, made_by)
     return ArchivedImage(config, (recipe.reference,), layers)
@@ -75,7 +81,7 @@ def parse_epoch(text: str | None) -> int:
     """What SOURCE_DATE_EPOCH says (https://reproducible-builds.org/specs/source-date-epoch). Raises InvalidValue."""
     if text is None:
         return EPOCH
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_EPOCH):
+    if not (text.isascii() and text.isdigit() and len(text) <= _EPOCH_DIGITS and int(text) <= MAX_EPOCH):
         raise InvalidValue("SOURCE_DATE_EPOCH", text, "seconds since 1970, such as 1700000000")
     return int(text)
 

@@ -60,9 +60,9 @@ def make_layered_image(
 
 def _join(placed: Sequence[Node], below: int, max_layers: int) -> list[Node]:
     """A layer for each directory as far as there is room, and one for all others."""
-    room = max_layers - below
-    if room < 1 or max_layers > MAX_LAYERS:
-        expected = f"{below + 1} (the base has {below}) to {MAX_LAYERS}, which is all that docker takes"
+    room, least = max_layers - below, below + bool(placed)
+    if max_layers > MAX_LAYERS or max_layers < least <= MAX_LAYERS:  # one more than that is told of the image
+        expected = f"{least} (the base has {below}) to {MAX_LAYERS}, which is all that docker takes"
         raise InvalidValue("--max-layers", max_layers, expected)
     if len(placed) <= room:
         return list(placed)

@@ -330,6 +330,18 @@ def test_recipes_that_cannot_be_made(preloader: Preloader, folder: Path, text: s
     assert sorted(folder.iterdir()) == sorted({*before, recipe})
 
 
+def test_more_layers_than_docker_takes(preloader: Preloader, folder: Path) -> None:
+    layers = [make_layer([layer.file(str(number), "x")]) for number in range(125)]
+    write_docker_archive([Image(tuple(layers), ("base:1",))], folder / "base.tar")
+    (folder / "site" / "page").write_text("x")
+    for command in ("build", "layered"):
+        arguments = ("--max-layers", "125") if command == "layered" else ()
+        result = preloader("image", command, write_recipe(folder), "-o", folder / "app.tar", *arguments)
+        problem = "app.toml:2: base: has 125 layers, so that the image would have 126; docker takes at most 125"
+        assert (result.status, problem in result.err) == (2, True), result.err
+    assert not (folder / "app.tar").exists()
+
+
 def test_outputs_that_cannot_be(preloader: Preloader, folder: Path) -> None:
     recipe = write_recipe(folder)
     for output, problem in (
@@ -342,7 +354,7 @@ def test_outputs_that_cannot_be(preloader: Preloader, folder: Path) -> None:
         assert (result.status, problem in result.err) == (2, True), result.err
 
 
-@pytest.mark.parametrize("epoch", ["x", "-1", "1.5", "", "253402300800", "٣"])
+@pytest.mark.parametrize("epoch", ["x", "-1", "1.5", "", "253402300800", "٣", "1" * 5000])
 def test_a_time_that_is_none(preloader: Preloader, folder: Path, monkeypatch: pytest.MonkeyPatch, epoch: str) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
     result = preloader("image", "build", write_recipe(folder), "-o", folder / "app.tar")
