@@ -94,10 +94,11 @@ def _command(words: Iterable[str]) -> str:
 def _success(container: Container) -> str:
     """To stop a service is no failure, nor is it for what was preparing it, which gets the signal itself.
 
-    Most programs end with 143 by it, and those that do not heed it with 137; as they do where memory runs out, so that
-    137 has to be a failure for a service that is started again after failures alone.
+    Most programs end with 143 by it, with 130 where the image asks for SIGINT, and those that do not heed it with 137;
+    as they do where memory runs out, so that 137 has to be a failure for a service that is started again after failures
+    alone.
     """
-    return "SIGTERM 143 137" if container.restart == "always" else "SIGTERM 143"
+    return "SIGTERM 130 143 137" if container.restart == "always" else "SIGTERM 130 143"
 
 
 def _login_directory(container: Container) -> Iterator[tuple[str, object]]:
