@@ -49,12 +49,12 @@ def build_image(
         tree = flatten([base.tree, *placed])
         if recipe.extra_commands:
             tree = run_commands(recipe.extra_commands, tree, recipe.rules, base.content, folder, epoch, options.say)
+        refuse_unused(recipe.rules, [*placed, subtract(tree, base.tree, base.content.is_same)])
         if recipe.run_as_root:
             script = f"export TZ=UTC SOURCE_DATE_EPOCH={epoch}; {recipe.run_as_root}"  # one line: errors name lines
             changes = run_in_image(tree, base.content.read, script, base.stager, machine)
             tree = flatten([tree, changes])
         layer = subtract(tree, base.tree, base.content.is_same)
-        refuse_unused(recipe.rules, [*placed, layer])
         image = make_image(recipe, base, make_layers(recipe, base, [layer], epoch), epoch, _MADE_BY)
         write_archive([image], stream)
         return image

@@ -36,8 +36,8 @@ def run_commands(  # noqa: PLR0913, PLR0917
 ) -> Node:
     """What a script makes of a flattened tree; `say` is given the lines that it prints.
 
-    What it makes belongs to root unless a rule says otherwise, what it changes to whom it belonged. Raises ScriptFailed
-    for a script that fails, and InputError for one that leaves what no image can hold.
+    Unless a rule says otherwise, what it makes belongs to root, what it changes to whom it belonged. Raises
+    ScriptFailed for a script that fails, and InputError for one that leaves what no image can hold.
     """
     folder, file = scratch / "tree", scratch / "extra_commands"
     write_tree(tree, folder, content)
@@ -109,6 +109,8 @@ def _restore(found: Node, before: Node, tree: Node, content: Content, rules: Seq
             kept = _find_kept(node, old, known[path], content)
             final[node] = node if kept in taken else kept
             taken.add(kept)
+            if node.type != DIR and final[node] is node:
+                apply_rules(rules, path, node)
         elif node not in final:
             apply_rules(rules, path, node)
     for directory in (found, *(node for _, node in walk(found) if node.type == DIR)):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from preloader_agent.errors import InvalidFile, InvalidValue
-from preloader_agent.host.image.filesystem import walk
+from preloader_agent.host.image.filesystem import is_whiteout, walk
 from preloader_agent.host.node import Node
 from preloader_agent.host.tarstream import SYM
 from preloader_agent.tables import Table
@@ -48,7 +48,7 @@ def apply_rules(rules: Iterable[Rule], path: bytes, node: Node) -> None:
 
 def refuse_unused(rules: Iterable[Rule], layers: Iterable[Node]) -> None:
     """Raises InvalidFile for a rule that is about nothing in some layers: its pattern must be a mistake."""
-    paths = [path for layer in layers for path, _ in walk(layer)]
+    paths = [path for layer in layers for path, node in walk(layer) if not is_whiteout(node)]
     for rule in rules:
         if not any(rule.is_about(path) for path in paths):
             raise rule.nowhere

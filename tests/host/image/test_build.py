@@ -212,6 +212,22 @@ def test_rules_are_about_what_scripts_make_as_well(preloader: Preloader, folder:
     assert found == {b"data": (0o1777, 5, 6), b"data/x": (0o644, 5, 6)}
 
 
+def test_rules_are_about_what_scripts_change_as_well(preloader: Preloader, folder: Path) -> None:
+    rules = 'owner = [{ path = "/etc/group", uid = 5 }]\nmode = [{ path = "/etc/*", mode = "0600" }]'
+    _, layers = build(preloader, write_recipe(folder, f"extra_commands = 'echo x >>etc/group'\n{rules}"))
+    nodes = nodes_of(layers[1])
+    assert nodes.keys() == {b"etc", b"etc/group"}
+    assert (nodes[b"etc/group"].mode, nodes[b"etc/group"].uid, nodes[b"etc/group"].gid) == (0o600, 5, 4)
+
+
+@pytest.mark.parametrize("script", ["extra_commands = 'rm etc/group'", "run_as_root = 'exit 1'"])
+def test_rules_are_about_nothing_else(preloader: Preloader, folder: Path, script: str) -> None:
+    """Nor is the script started that the rule would not be about."""
+    rule = 'owner = [{ path = "/etc/group", uid = 5 }]'
+    result = preloader("image", "build", write_recipe(folder, f"{script}\n{rule}"), "-o", folder / "app.tar")
+    assert (result.status, "owner.path: is about nothing that is added" in result.err) == (2, True), result.err
+
+
 def test_a_script_sees_the_contents_and_what_it_prints_is_passed_on(preloader: Preloader, folder: Path) -> None:
     (folder / "site" / "x").write_text("hello")
     recipe = write_recipe(folder, "extra_commands = 'cat x; echo $SOURCE_DATE_EPOCH $TZ $(stat -c %Y x) $(umask)'")
