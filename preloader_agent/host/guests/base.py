@@ -114,7 +114,8 @@ def _change_tree(suite: Suite, base: Path, tar: Path, *hooks: str) -> None:
     find_tool("mmdebstrap", MMDEBSTRAP_HINT)
     options = ["--quiet", "--variant=custom", "--skip=update,cleanup/apt/lists"]
     options += [f"--setup-hook=tar-in {_quoted(base)} /", *(f"--customize-hook={hook}" for hook in hooks)]
-    run(["mmdebstrap", *options, suite.value, tar], grace=CLEAN_UP)
+    # tar ends at an archive's end, and mmdebstrap at the SIGPIPE of what fills up the last record, unless tar reads on.
+    run(["mmdebstrap", *options, suite.value, tar], env={"TAR_OPTIONS": "--ignore-zeros"}, grace=CLEAN_UP)
 
 
 def _quoted(path: Path) -> str:
