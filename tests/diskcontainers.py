@@ -25,8 +25,9 @@ def clock_image() -> Image:
 
 
 def write_definitions(folder: Path, containers: Mapping[str, str]) -> tuple[Path, ...]:
-    """Files NAME.toml in a new folder."""
-    folder.mkdir()
+    """Files NAME.toml in a new folder, which is made if there are any."""
+    if containers:
+        folder.mkdir()
     files = {folder / f"{name}.toml": text for name, text in containers.items()}
     for path, text in files.items():
         path.write_text(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,18 +58,18 @@ def loaded(daemon: Dockerd, merged: Path) -> Dockerd:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory, merged: Path) -> Callable[..., str]:
+def podman(merged: Path) -> Iterator[Callable[..., str]]:
     """The podman command, on a store of its own that has loaded it."""
-    folder = tmp_path_factory.mktemp("podman")
-    places: list[str | Path] = ["--root", folder / "root", "--runroot", folder / "run", "--tmpdir", folder / "tmp"]
-    # What works without systemd, without overlays on overlays, and without the right to raise limits.
-    own = ["podman", *places, "--storage-driver=vfs", "--cgroup-manager=cgroupfs"]
+    with tempfile.TemporaryDirectory(prefix="dpl-podman-") as folder:  # podman takes 50 characters at most
+        places = ["--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp"]
+        # What works without systemd, without overlays on overlays, and without the right to raise limits.
+        own = ["podman", *places, "--storage-driver=vfs", "--cgroup-manager=cgroupfs"]
 
-    def call(*args: str | Path) -> str:
-        return run([*own, *args], env={"TMPDIR": str(folder)})
+        def call(*args: str | Path) -> str:
+            return run([*own, *args], env={"TMPDIR": folder})
 
-    call("load", "--input", merged)
-    return call
+        call("load", "--input", merged)
+        yield call
 
 
 def digest_of(path: Path) -> Digest:
