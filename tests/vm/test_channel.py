@@ -133,6 +133,7 @@ def test_what_was_said_in_three_ways_is_in_force(vm: Vm, disks: tuple[Path, Path
         "timeout": 47,
         "required": False,
         "hotplug": "idle",
+        "containers_from_disks": False,
     }
     assert states_of(vm) == {disks[0].stem: "adopted"}
 
