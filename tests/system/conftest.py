@@ -18,6 +18,7 @@ from preloader_agent.host.run import environment, run
 from tests.cachedguests import packaged_guest
 from tests.dockerd import Dockerd
 from tests.system.nspawn import unpack_tree
+from tests.tools import need_tools
 
 HERE = Path(__file__).parent
 
@@ -65,7 +66,5 @@ def dockerd(new_dockerd: NewDockerd) -> Dockerd:
 @pytest.fixture(scope="session")
 def tree() -> Path:
     """The root tree of the test guest, for systemd-nspawn."""
-    for tool in ("systemd-nspawn", "mmdebstrap", "unshare", "qemu-img"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools("systemd-nspawn", "mmdebstrap", "unshare", "qemu-img")
     return unpack_tree(packaged_guest())

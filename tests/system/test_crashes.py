@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,13 +20,14 @@ import pytest
 from preloader_agent.errors import CommandFailed
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.inspection import inspect_disk
-from preloader_agent.host.run import environment, run
+from preloader_agent.host.run import run
 from tests import images
 from tests.agent import Agent, read_store
 from tests.dockerd import Dockerd, DockerdFailed, containerd_option
 from tests.images import Image, make_layer
 from tests.images.layer import file
 from tests.system.strace import Change, read_changes, trace_command
+from tests.tools import need_tools
 
 KILLED = -9
 APP = images.app_image()
@@ -277,9 +277,7 @@ def test_a_pass_that_sets_references_aside_can_be_killed_anywhere(machine: Machi
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    for tool in ("dockerd", "strace"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools("dockerd", "strace")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dpl-crashes-")))
         # In memory: a pass syncs its whole file system, and there are hundreds of passes here.

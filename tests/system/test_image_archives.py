@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +14,11 @@ from preloader_agent.host.image.export import export_image
 from preloader_agent.host.image.merge import merge_archives
 from preloader_agent.host.image.sources import ReadOptions, list_images
 from preloader_agent.host.image.stream import write_stream
-from preloader_agent.host.run import environment, run, stream_output
+from preloader_agent.host.run import run, stream_output
 from preloader_agent.store.digest import MAX_LAYERS, Digest, sha256_digest
 from tests import images
 from tests.dockerd import Dockerd
+from tests.tools import need_tools
 from tests.tree import describe_tree, tree_differences
 
 OPTIONS = ReadOptions()
@@ -28,9 +28,7 @@ EDGE = images.edge_image()
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_peers() -> None:
-    for tool in ("dockerd", "podman", "skopeo"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools("dockerd", "podman", "skopeo")
 
 
 @pytest.fixture(scope="module")

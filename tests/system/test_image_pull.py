@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,7 +13,7 @@ from preloader_agent.errors import CommandFailed, DigestMismatch, InvalidArchive
 from preloader_agent.host.disk import build_disk
 from preloader_agent.host.image.pull import pull_image
 from preloader_agent.host.image.sources import ReadOptions, list_images
-from preloader_agent.host.run import environment, run
+from preloader_agent.host.run import run
 from preloader_agent.host.selection import parse_platform
 from preloader_agent.store.digest import sha256_digest
 from tests import images
@@ -23,6 +22,7 @@ from tests.host.command import COMMAND, PYTHONPATH
 from tests.images.archive import ARCHITECTURE
 from tests.images.oci import OciLayout, on
 from tests.registry import Registry
+from tests.tools import need_tools
 
 INSECURE = ReadOptions(is_tls_verified=False)
 HERE = f"linux/{ARCHITECTURE}"
@@ -31,9 +31,7 @@ OTHER = "linux/s390x"
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    for tool in ("skopeo", "docker-registry"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools("skopeo", "docker-registry")
     with Registry(tmp_path_factory.mktemp("registry")) as registry:
         yield registry
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.run import environment
 from tests.dockerd import Dockerd
 from tests.images import busybox_image
 from tests.images.oci import OciLayout
 from tests.registry import Registry
+from tests.tools import need_tools
 from tests.walkthrough import DOCS, check_output, read_blocks, run_on_host, steps_of, write_files
 
 IMAGE, DIGEST = "busybox:1.37", "sha256:ab33eacc8251e3807b85bb6dba570e4698c3998eca6f0fc2ccb60575a563ea74"  # of the page
@@ -20,9 +19,7 @@ IMAGE, DIGEST = "busybox:1.37", "sha256:ab33eacc8251e3807b85bb6dba570e4698c3998e
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    for tool in ("skopeo", "docker-registry"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools("skopeo", "docker-registry")
     with Registry(tmp_path / "registry") as registry:
         yield registry
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from preloader_agent.errors import CommandFailed, InvalidArchive
 from preloader_agent.host.disk import BuildOptions, build_disk
-from preloader_agent.host.run import environment, run
+from preloader_agent.host.run import run
 from preloader_agent.host.selection import NewName, parse_name, parse_platform
 from preloader_agent.store.index import DiskIndex, Platform
 from tests import images
@@ -25,6 +24,7 @@ from tests.images.archive import ARCHITECTURE
 from tests.images.oci import OciLayout, on
 from tests.registry import Registry
 from tests.system.conftest import NewDockerd
+from tests.tools import need_tools
 
 INSECURE = BuildOptions(is_tls_verified=False)
 HERE = f"linux/{ARCHITECTURE}"
@@ -33,9 +33,7 @@ OTHER = "linux/s390x"
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_skopeo() -> None:
-    for tool in ("skopeo", "docker-registry"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools("skopeo", "docker-registry")
 
 
 @pytest.fixture(scope="module")

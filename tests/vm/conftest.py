@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from preloader_agent.host.run import environment
 from preloader_agent.host.vm.accelerator import QEMU
 from tests.cachedguests import packaged_guest
 from tests.images import app_image, busybox_image, edge_image, untagged_image
+from tests.tools import need_tools
 from tests.vm.disks import make_disk
 
 HERE = Path(__file__).parent
@@ -38,6 +37,4 @@ def guest() -> Path:
 
 def check_tools() -> None:
     """Skip what needs a guest where none can be built."""
-    for tool in (QEMU, "qemu-img", "mmdebstrap", "mke2fs"):
-        if shutil.which(tool, path=environment()["PATH"]) is None:
-            pytest.skip(f"needs {tool}: run packaging/install-tools")
+    need_tools(QEMU, "qemu-img", "mmdebstrap", "mke2fs")
