@@ -20,7 +20,7 @@ from preloader_agent.store.containername import checked_name
 from preloader_agent.tables import MAX_BYTES, read_table
 
 OWN = "/etc/docker-preloader/containers.d"
-OF_DISKS = f"{Paths().run_dir}/containers.d"  # in a folder for each disk, named by its label
+OF_DISKS = Paths().containers  # in a folder for each disk, named by its label
 SUFFIX = ".toml"
 
 

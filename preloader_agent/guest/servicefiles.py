@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from preloader_agent.guest import log
 from preloader_agent.guest.apply import write_file
+from preloader_agent.guest.definitions import SUFFIX
 from preloader_agent.guest.paths import Paths
 from preloader_agent.store.digest import Digest, sha256_digest
-
-_SUFFIX = ".toml"
 
 
 class Key(NamedTuple):
@@ -28,9 +27,9 @@ def read_installed(paths: Paths) -> dict[Key, Digest]:
     found = {}
     for label in _list(paths.containers):
         for file in _list(f"{paths.containers}/{label}"):
-            if file.endswith(_SUFFIX):
+            if file.endswith(SUFFIX):
                 with open(f"{paths.containers}/{label}/{file}", "rb") as stream:
-                    found[Key(label, file.removesuffix(_SUFFIX))] = sha256_digest(stream.read())
+                    found[Key(label, file.removesuffix(SUFFIX))] = sha256_digest(stream.read())
     return found
 
 

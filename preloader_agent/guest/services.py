@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from preloader_agent.containers.definition import MAX_STOP_TIMEOUT, NEVER, parse_container, unit_name
 from preloader_agent.errors import InvalidFile, PreloaderError
 from preloader_agent.guest import log
-from preloader_agent.guest.definitions import OWN, check_unit, read_container
+from preloader_agent.guest.definitions import OWN, SUFFIX, check_unit, read_container
 from preloader_agent.guest.disks import Disk
 from preloader_agent.guest.loop import Loop
 from preloader_agent.guest.paths import Paths
@@ -228,7 +228,7 @@ def _read_definition(disk: Disk, name: str) -> bytes:
 
 
 def _own_file(name: str) -> str:
-    return f"{OWN}/{name}.toml"
+    return f"{OWN}/{name}{SUFFIX}"
 
 
 def _is_own(name: str) -> bool:
