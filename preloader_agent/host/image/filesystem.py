@@ -13,7 +13,7 @@ from preloader_agent.host.node import Node, make_directory
 from preloader_agent.host.tarstream import CHR, DIR
 from preloader_agent.host.tree import OPAQUE_XATTR
 
-_OVERLAY = b"trusted.overlay."  # xattrs that are overlayfs' own and that nobody sees
+OVERLAY = b"trusted.overlay."  # xattrs that are overlayfs' own and that nobody sees
 
 
 def walk(root: Node) -> Iterator[tuple[bytes, Node]]:
@@ -69,7 +69,7 @@ def _lay(name: bytes, node: Node, below: Node) -> None:
         seen.pop(name, None)
     elif node.type == DIR:
         is_merged = old is not None and old.type == DIR and not is_opaque(node)
-        shown = {key: value for key, value in node.xattrs.items() if not key.startswith(_OVERLAY)}
+        shown = {key: value for key, value in node.xattrs.items() if not key.startswith(OVERLAY)}
         seen[name] = replace(node, xattrs=shown, children=old.children if old and is_merged else {})
     else:
         seen[name] = node

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from preloader_agent.errors import InputError
-from preloader_agent.host.image.filesystem import is_opaque, is_whiteout, walk
+from preloader_agent.host.image.filesystem import OVERLAY, is_opaque, is_whiteout, walk
 from preloader_agent.host.node import Node
 from preloader_agent.host.tarstream import BLK, BLOCK, CHR, DIR, LNK, REG, SYM, show_name
 from preloader_agent.host.tree import OPAQUE_MARKER, WHITEOUT_PREFIX
@@ -25,7 +25,6 @@ _FIELD = 100  # bytes of a name or of a link's target
 _MAX_ID, _MAX_SIZE, _MAX_TIME = 8**7 - 1, 8**11 - 1, 8**11 - 1  # what octal digits of a header say
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _MAGIC = b"ustar\x0000"
-_OVERLAY = b"trusted.overlay."
 _END = bytes(2 * BLOCK)
 
 
@@ -84,7 +83,7 @@ def _member(name: bytes, kind: bytes, node: Node) -> bytes:
 
 def _records(name: bytes, target: bytes, node: Node) -> dict[bytes, bytes]:
     """What a header cannot say."""
-    xattrs = {b"SCHILY.xattr." + key: value for key, value in node.xattrs.items() if not key.startswith(_OVERLAY)}
+    xattrs = {b"SCHILY.xattr." + key: value for key, value in node.xattrs.items() if not key.startswith(OVERLAY)}
     texts = {key: text for key, text in ((b"path", name), (b"linkpath", target)) if len(text) > _FIELD}
     numbers = ((b"uid", node.uid, _MAX_ID), (b"gid", node.gid, _MAX_ID), (b"size", node.size, _MAX_SIZE))
     seconds, fraction = divmod(node.mtime_ns, 10**9)
